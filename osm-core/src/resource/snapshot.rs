@@ -1,0 +1,145 @@
+//! The snapshot: every resource, every class's view of them, and which proxy is of which class.
+//!
+//! Persistent maps and vectors (`imbl`) make publishing one cheap: a clone shares everything that did not change.
+
+use std::sync::Arc;
+
+use uuid::Uuid;
+
+use super::{Resource, ResourceType};
+use crate::identity::ServiceIdentity;
+
+/// A class of proxies that get the same configuration: same identity, same services, same settings.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ClassId(pub u32);
+
+/// A place in the snapshot's table that holds one resource, across its versions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Slot(pub u32);
+
+/// What the mesh knows of one sidecar.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ProxyEntry {
+    /// The service account of its pod. A stream must prove this identity by its certificate.
+    pub identity: ServiceIdentity,
+    /// Its class.
+    pub class: ClassId,
+}
+
+/// The resources of one kind that a class gets: names and the slots they are in. Membership only; bodies are in the
+/// table, so that a changed body changes no set.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct TypeSet {
+    entries: Box<[(Arc<str>, Slot)]>,
+}
+
+impl TypeSet {
+    /// A set from its entries; of several entries of one name the first stays.
+    pub fn new(mut entries: Vec<(Arc<str>, Slot)>) -> Self {
+        entries.sort_by(|a, b| a.0.cmp(&b.0));
+        entries.dedup_by(|later, first| later.0 == first.0);
+        Self { entries: entries.into() }
+    }
+
+    /// The entries, ordered by name.
+    pub fn entries(&self) -> &[(Arc<str>, Slot)] {
+        &self.entries
+    }
+
+    /// The slot of the resource `name`.
+    pub fn slot(&self, name: &str) -> Option<Slot> {
+        let index = self.entries.binary_search_by(|(entry, _)| entry.as_ref().cmp(name)).ok()?;
+        Some(self.entries[index].1)
+    }
+
+    /// How many resources there are.
+    pub fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+}
+
+/// Everything a class of proxies gets.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct View {
+    sets: [Arc<TypeSet>; ResourceType::ALL.len()],
+}
+
+impl View {
+    /// The resources of one kind.
+    pub fn set(&self, kind: ResourceType) -> &Arc<TypeSet> {
+        &self.sets[kind as usize]
+    }
+
+    /// The view with another set of one kind.
+    pub fn with(mut self, kind: ResourceType, set: Arc<TypeSet>) -> Self {
+        self.sets[kind as usize] = set;
+        self
+    }
+}
+
+/// One consistent state of the whole mesh, shared by all streams. Cloning it is cheap.
+#[derive(Clone, Debug, Default)]
+pub struct Snapshot {
+    /// Counts publications of this process; means nothing to another process and is never sent.
+    pub revision: u64,
+    table: imbl::Vector<Option<Arc<Resource>>>,
+    views: imbl::HashMap<ClassId, Arc<View>>,
+    proxies: imbl::HashMap<Uuid, ProxyEntry>,
+}
+
+impl Snapshot {
+    /// The resource in a slot; `None` while it is not known yet (a certificate being issued) or no longer.
+    pub fn resource(&self, slot: Slot) -> Option<&Arc<Resource>> {
+        self.table.get(slot.0 as usize)?.as_ref()
+    }
+
+    /// The view of a class.
+    pub fn view(&self, class: ClassId) -> Option<&Arc<View>> {
+        self.views.get(&class)
+    }
+
+    /// The proxy with this uuid.
+    pub fn proxy(&self, uuid: Uuid) -> Option<&ProxyEntry> {
+        self.proxies.get(&uuid)
+    }
+
+    /// How many proxies the mesh has, connected or not.
+    pub fn proxy_count(&self) -> usize {
+        self.proxies.len()
+    }
+
+    /// All proxies, in no particular order.
+    pub fn proxies(&self) -> impl Iterator<Item = (&Uuid, &ProxyEntry)> {
+        self.proxies.iter()
+    }
+
+    /// Puts a resource into a slot, or empties it.
+    pub fn set_resource(&mut self, slot: Slot, resource: Option<Arc<Resource>>) {
+        let index = slot.0 as usize;
+        while self.table.len() <= index {
+            self.table.push_back(None);
+        }
+        self.table.set(index, resource);
+    }
+
+    /// Sets or removes the view of a class.
+    pub fn set_view(&mut self, class: ClassId, view: Option<Arc<View>>) {
+        match view {
+            Some(view) => self.views.insert(class, view),
+            None => self.views.remove(&class),
+        };
+    }
+
+    /// Sets or removes a proxy.
+    pub fn set_proxy(&mut self, uuid: Uuid, entry: Option<ProxyEntry>) {
+        match entry {
+            Some(entry) => self.proxies.insert(uuid, entry),
+            None => self.proxies.remove(&uuid),
+        };
+    }
+}
