@@ -1,0 +1,45 @@
+# The commands of this repository; `make help` lists them.
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+
+E2E := cargo run --quiet --release --locked -p osm-e2e --bin osm-e2e --
+
+.PHONY: help
+help: ## This list.
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 16
+
+.PHONY: demo
+demo: ## A real mesh at work, from nothing: cluster, install, applications, policy, and a table of what was measured.
+	$(E2E) demo
+
+.PHONY: test
+test: unit-test e2e-test ## Every test.
+
+.PHONY: unit-test
+unit-test: ## Tests that need no cluster (the real Envoy they need is fetched).
+	$(E2E) programs envoy
+	cargo test --locked --workspace --exclude osm-e2e
+
+.PHONY: e2e-test
+e2e-test: ## End-to-end tests on a real Kubernetes with real Envoys.
+	$(E2E) test
+
+.PHONY: lint
+lint: ## Formatting, clippy, documentation, dependency rules.
+	cargo fmt --all --check
+	cargo clippy --locked --workspace --all-targets -- -D warnings
+	RUSTDOCFLAGS="-D warnings" cargo doc --locked --quiet --no-deps -p osm-core -p osm-runtime
+	.ci/laws
+
+.PHONY: cluster-up
+cluster-up: ## Start the local Kubernetes (state under .local/).
+	$(E2E) cluster up
+
+.PHONY: cluster-down
+cluster-down: ## Stop it and leave nothing behind.
+	$(E2E) cluster down
+
+.PHONY: images
+images: ## Build the images and load them into the local Kubernetes.
+	$(E2E) images
