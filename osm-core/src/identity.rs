@@ -22,7 +22,10 @@ pub struct ServiceIdentity {
 impl ServiceIdentity {
     /// An identity from its parts.
     pub fn new(namespace: impl Into<Arc<str>>, name: impl Into<Arc<str>>) -> Self {
-        Self { namespace: namespace.into(), name: name.into() }
+        Self {
+            namespace: namespace.into(),
+            name: name.into(),
+        }
     }
 
     /// The common name and DNS name of its service certificates, and its principal in RBAC rules:
@@ -66,7 +69,11 @@ impl FromStr for TrustDomain {
 
     /// Accepts a DNS name: labels of letters, digits and inner hyphens, 253 bytes in all.
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        if is_dns_subdomain(text) { Ok(Self(text.into())) } else { Err(IdentityError::TrustDomain(shorten(text))) }
+        if is_dns_subdomain(text) {
+            Ok(Self(text.into()))
+        } else {
+            Err(IdentityError::TrustDomain(shorten(text)))
+        }
     }
 }
 
@@ -110,7 +117,10 @@ impl ProxyIdentity {
                 && is_dns_subdomain(account)
                 && is_dns_label(namespace);
             let uuid = Uuid::try_parse(uuid).ok()?;
-            valid.then(|| Self { uuid, service: ServiceIdentity::new(namespace, account) })
+            valid.then(|| Self {
+                uuid,
+                service: ServiceIdentity::new(namespace, account),
+            })
         };
         parse().ok_or_else(|| IdentityError::CommonName(shorten(name)))
     }
@@ -126,7 +136,9 @@ impl fmt::Display for ProxyIdentity {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum IdentityError {
     /// Not the common name of a proxy of this mesh.
-    #[error("{0:?} is not a proxy certificate's name: expected <uuid>.sidecar.<service account>.<namespace>.<trust domain>")]
+    #[error(
+        "{0:?} is not a proxy certificate's name: expected <uuid>.sidecar.<service account>.<namespace>.<trust domain>"
+    )]
     CommonName(String),
     /// Not a DNS name.
     #[error("{0:?} is not a trust domain: expected a DNS name such as cluster.local")]
@@ -136,7 +148,9 @@ pub enum IdentityError {
 /// Whether `text` is an RFC 1123 label, as namespaces are.
 pub fn is_dns_label(text: &str) -> bool {
     (1..=63).contains(&text.len())
-        && text.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-')
+        && text
+            .bytes()
+            .all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-')
         && !text.starts_with('-')
         && !text.ends_with('-')
 }
@@ -162,7 +176,10 @@ mod tests {
     #[test]
     fn a_common_name_is_read_back_also_with_dots_in_the_account() {
         for account in ["bookbuyer", "book.buyer"] {
-            let proxy = ProxyIdentity { uuid: Uuid::from_u128(7), service: ServiceIdentity::new("shop", account) };
+            let proxy = ProxyIdentity {
+                uuid: Uuid::from_u128(7),
+                service: ServiceIdentity::new("shop", account),
+            };
             assert_eq!(read(&proxy.common_name(&TrustDomain::default())), Ok(proxy));
         }
     }

@@ -11,7 +11,12 @@ use serde::{Deserialize, Serialize};
     kind = "TrafficTarget",
     namespaced,
     schema = "disabled",
-    crates(kube_core = "::kube_core", k8s_openapi = "::k8s_openapi", serde = "::serde", serde_json = "::serde_json")
+    crates(
+        kube_core = "::kube_core",
+        k8s_openapi = "::k8s_openapi",
+        serde = "::serde",
+        serde_json = "::serde_json"
+    )
 )]
 pub struct TrafficTargetSpec {
     /// The service account whose pods are called; it must be in the object's own namespace.

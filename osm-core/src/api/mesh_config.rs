@@ -17,7 +17,12 @@ use serde::{Deserialize, Serialize};
     shortname = "meshconfig",
     namespaced,
     schema = "disabled",
-    crates(kube_core = "::kube_core", k8s_openapi = "::k8s_openapi", serde = "::serde", serde_json = "::serde_json")
+    crates(
+        kube_core = "::kube_core",
+        k8s_openapi = "::k8s_openapi",
+        serde = "::serde",
+        serde_json = "::serde_json"
+    )
 )]
 #[serde(rename_all = "camelCase", default)]
 pub struct MeshConfigSpec {

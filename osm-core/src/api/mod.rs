@@ -5,6 +5,7 @@
 
 pub mod access;
 pub mod annotations;
+pub mod duration;
 pub mod labels;
 pub mod mesh_config;
 pub mod names;

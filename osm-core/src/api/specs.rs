@@ -14,7 +14,12 @@ use serde::{Deserialize, Serialize};
     plural = "httproutegroups",
     namespaced,
     schema = "disabled",
-    crates(kube_core = "::kube_core", k8s_openapi = "::k8s_openapi", serde = "::serde", serde_json = "::serde_json")
+    crates(
+        kube_core = "::kube_core",
+        k8s_openapi = "::k8s_openapi",
+        serde = "::serde",
+        serde_json = "::serde_json"
+    )
 )]
 pub struct HTTPRouteGroupSpec {
     /// The matches.
@@ -63,7 +68,12 @@ fn headers<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<BTreeMap
     plural = "tcproutes",
     namespaced,
     schema = "disabled",
-    crates(kube_core = "::kube_core", k8s_openapi = "::k8s_openapi", serde = "::serde", serde_json = "::serde_json")
+    crates(
+        kube_core = "::kube_core",
+        k8s_openapi = "::k8s_openapi",
+        serde = "::serde",
+        serde_json = "::serde_json"
+    )
 )]
 pub struct TCPRouteSpec {
     /// The ports, as the destination pods listen on them.

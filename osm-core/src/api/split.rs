@@ -11,7 +11,12 @@ use serde::{Deserialize, Serialize};
     kind = "TrafficSplit",
     namespaced,
     schema = "disabled",
-    crates(kube_core = "::kube_core", k8s_openapi = "::k8s_openapi", serde = "::serde", serde_json = "::serde_json")
+    crates(
+        kube_core = "::kube_core",
+        k8s_openapi = "::k8s_openapi",
+        serde = "::serde",
+        serde_json = "::serde_json"
+    )
 )]
 pub struct TrafficSplitSpec {
     /// The apex service clients call: a name in the object's namespace, or a qualified name of a service there.

@@ -20,12 +20,19 @@ pub struct ServiceKey {
 impl ServiceKey {
     /// The key of a whole Service.
     pub fn new(namespace: impl Into<Arc<str>>, name: impl Into<Arc<str>>) -> Self {
-        Self { namespace: namespace.into(), name: name.into(), hostname: None }
+        Self {
+            namespace: namespace.into(),
+            name: name.into(),
+            hostname: None,
+        }
     }
 
     /// The key of one pod of the headless Service.
     pub fn pod(&self, hostname: impl Into<Arc<str>>) -> Self {
-        Self { hostname: Some(hostname.into()), ..self.clone() }
+        Self {
+            hostname: Some(hostname.into()),
+            ..self.clone()
+        }
     }
 
     /// `name`, or `hostname.name`: what clients of the same namespace call.

@@ -34,7 +34,13 @@ pub enum ResourceType {
 
 impl ResourceType {
     /// All kinds, in sending order.
-    pub const ALL: [Self; 5] = [Self::Cluster, Self::Endpoint, Self::Listener, Self::Route, Self::Secret];
+    pub const ALL: [Self; 5] = [
+        Self::Cluster,
+        Self::Endpoint,
+        Self::Listener,
+        Self::Route,
+        Self::Secret,
+    ];
 
     /// The type URL on the wire.
     pub fn type_url(self) -> &'static str {
@@ -76,7 +82,10 @@ impl Resource {
     pub fn new<M: Message + Name>(kind: ResourceType, name: impl Into<Arc<str>>, message: &M) -> Arc<Self> {
         debug_assert_eq!(kind.type_url(), M::type_url());
         let name = name.into();
-        let any = prost_types::Any { type_url: kind.type_url().to_owned(), value: message.encode_to_vec() };
+        let any = prost_types::Any {
+            type_url: kind.type_url().to_owned(),
+            value: message.encode_to_vec(),
+        };
         let any_encoded = any.encode_to_vec();
         let version = Version::of(&any_encoded);
         let wire = discovery::Resource {
@@ -93,7 +102,13 @@ impl Resource {
         let start = version_field + header;
         let any = start..start + any_encoded.len();
         debug_assert_eq!(&encoded[any.clone()], &any_encoded[..]);
-        Arc::new(Self { kind, name, version, encoded, any })
+        Arc::new(Self {
+            kind,
+            name,
+            version,
+            encoded,
+            any,
+        })
     }
 
     /// Its kind.
@@ -131,7 +146,10 @@ mod tests {
     #[test]
     fn the_encoded_parts_decode_to_what_went_in() {
         for size in [0, 1, 200, 20_000] {
-            let cluster = Cluster { name: "x".repeat(size), ..Default::default() };
+            let cluster = Cluster {
+                name: "x".repeat(size),
+                ..Default::default()
+            };
             let resource = Resource::new(ResourceType::Cluster, "name", &cluster);
             let wire = discovery::Resource::decode(resource.encoded().clone()).expect("decodes");
             assert_eq!(wire.name, "name");
@@ -157,6 +175,9 @@ mod tests {
             RouteConfiguration::type_url(),
             Secret::type_url(),
         ];
-        assert_eq!(ResourceType::ALL.map(|kind| kind.type_url().to_owned()), generated);
+        assert_eq!(
+            ResourceType::ALL.map(|kind| kind.type_url().to_owned()),
+            generated
+        );
     }
 }

@@ -38,7 +38,9 @@ impl TypeSet {
     pub fn new(mut entries: Vec<(Arc<str>, Slot)>) -> Self {
         entries.sort_by(|a, b| a.0.cmp(&b.0));
         entries.dedup_by(|later, first| later.0 == first.0);
-        Self { entries: entries.into() }
+        Self {
+            entries: entries.into(),
+        }
     }
 
     /// The entries, ordered by name.
@@ -48,7 +50,10 @@ impl TypeSet {
 
     /// The slot of the resource `name`.
     pub fn slot(&self, name: &str) -> Option<Slot> {
-        let index = self.entries.binary_search_by(|(entry, _)| entry.as_ref().cmp(name)).ok()?;
+        let index = self
+            .entries
+            .binary_search_by(|(entry, _)| entry.as_ref().cmp(name))
+            .ok()?;
         Some(self.entries[index].1)
     }
 

@@ -43,7 +43,9 @@ impl FromStr for Version {
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let bytes = URL_SAFE_NO_PAD.decode(text).map_err(|_| ForeignVersion)?;
-        Ok(Self(u128::from_be_bytes(bytes.try_into().map_err(|_| ForeignVersion)?)))
+        Ok(Self(u128::from_be_bytes(
+            bytes.try_into().map_err(|_| ForeignVersion)?,
+        )))
     }
 }
 
