@@ -70,12 +70,18 @@ fn main() -> Result<()> {
 
 /// The `proto/` folder of the `envoy-types` package that Cargo.lock names.
 fn proto_folder() -> Result<PathBuf> {
-    let metadata = MetadataCommand::new().manifest_path("Cargo.toml").exec().context("cargo metadata")?;
+    let metadata = MetadataCommand::new()
+        .manifest_path("Cargo.toml")
+        .exec()
+        .context("cargo metadata")?;
     let package = metadata
         .packages
         .iter()
         .find(|package| package.name.as_str() == "envoy-types")
         .context("envoy-types is not in the dependency graph: it must be listed in osm-proto/Cargo.toml")?;
-    let root = package.manifest_path.parent().context("envoy-types has no folder")?;
+    let root = package
+        .manifest_path
+        .parent()
+        .context("envoy-types has no folder")?;
     Ok(root.join("proto").into())
 }
