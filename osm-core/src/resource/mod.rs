@@ -5,6 +5,7 @@
 //! is immutable and consistent: whatever one of its views names is in its table or is about to be (certificates).
 
 mod snapshot;
+mod type_set;
 mod version;
 
 use std::sync::Arc;
@@ -13,7 +14,8 @@ use bytes::Bytes;
 use osm_proto::envoy::service::discovery::v3 as discovery;
 use prost::{Message, Name};
 
-pub use snapshot::{ClassId, ProxyEntry, Slot, Snapshot, TypeSet, View};
+pub use snapshot::{ClassId, ProxyEntry, Slot, Snapshot, View};
+pub use type_set::{TypeSet, TypeSetEntry, TypeSetIter};
 pub use version::Version;
 
 /// The kinds of resources a sidecar subscribes to, in the order they are sent: make before break

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use uuid::Uuid;
 
-use super::{Resource, ResourceType};
+use super::{Resource, ResourceType, TypeSet};
 use crate::identity::ServiceIdentity;
 
 /// A class of proxies that get the same configuration: same identity, same services, same settings.
@@ -24,48 +24,6 @@ pub struct ProxyEntry {
     pub identity: ServiceIdentity,
     /// Its class.
     pub class: ClassId,
-}
-
-/// The resources of one kind that a class gets: names and the slots they are in. Membership only; bodies are in the
-/// table, so that a changed body changes no set.
-#[derive(Debug, Default, PartialEq, Eq)]
-pub struct TypeSet {
-    entries: Box<[(Arc<str>, Slot)]>,
-}
-
-impl TypeSet {
-    /// A set from its entries; of several entries of one name the first stays.
-    pub fn new(mut entries: Vec<(Arc<str>, Slot)>) -> Self {
-        entries.sort_by(|a, b| a.0.cmp(&b.0));
-        entries.dedup_by(|later, first| later.0 == first.0);
-        Self {
-            entries: entries.into(),
-        }
-    }
-
-    /// The entries, ordered by name.
-    pub fn entries(&self) -> &[(Arc<str>, Slot)] {
-        &self.entries
-    }
-
-    /// The slot of the resource `name`.
-    pub fn slot(&self, name: &str) -> Option<Slot> {
-        let index = self
-            .entries
-            .binary_search_by(|(entry, _)| entry.as_ref().cmp(name))
-            .ok()?;
-        Some(self.entries[index].1)
-    }
-
-    /// How many resources there are.
-    pub fn len(&self) -> usize {
-        self.entries.len()
-    }
-
-    /// Whether there are none.
-    pub fn is_empty(&self) -> bool {
-        self.entries.is_empty()
-    }
 }
 
 /// Everything a class of proxies gets.
