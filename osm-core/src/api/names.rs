@@ -74,3 +74,5 @@ pub const PASSTHROUGH_CLUSTER: &str = "passthrough-outbound";
 pub const METRICS_CLUSTER: &str = "envoy-metrics-cluster";
 /// The cluster of the tracing collector.
 pub const TRACING_CLUSTER: &str = "envoy-tracing-cluster";
+/// The cluster of the external authorization server.
+pub const EXTERNAL_AUTHORIZATION_CLUSTER: &str = "envoy-external-authorization-cluster";
