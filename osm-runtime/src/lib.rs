@@ -1,1 +1,25 @@
+//! The shell that every binary of the control plane shares: the edges of the process, and nothing of the mesh's rules.
+//!
+//! Each module is one edge: [`client`] and [`watch`] towards Kubernetes, [`tls`] and [`serve`] towards peers,
+//! [`admin`], [`health`], [`metrics`] and [`log`] towards operators, [`issuer`] and [`renewal`] for certificates,
+//! [`shutdown`] for leaving gently.
+//!
+//! Invariant: everything is bounded (queues, bodies, connections, names, waits), everything periodic is jittered, and
+//! no secret reaches a log, an error or a `Debug` output.
+#![deny(missing_docs)]
+#![cfg_attr(test, allow(clippy::unwrap_used))]
 
+pub mod admin;
+pub mod backoff;
+pub mod client;
+pub mod health;
+pub mod issuer;
+pub mod log;
+pub mod metrics;
+pub mod renewal;
+pub mod serve;
+pub mod shutdown;
+pub mod tls;
+pub mod watch;
+
+pub use tokio_util::{sync::CancellationToken, task::TaskTracker};

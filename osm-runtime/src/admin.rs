@@ -1,0 +1,175 @@
+//! The admin endpoint: probes, metrics, version; and the debug pages on loopback.
+//!
+//! Owns the HTTP of both. Invariant: probes and scrapes are answered by a thread of their own, so that a busy mesh
+//! cannot fail them; nothing here reads or changes the mesh.
+
+use std::{
+    future::Future,
+    io,
+    net::{Ipv4Addr, SocketAddr},
+    thread::JoinHandle,
+};
+
+use axum::{
+    Json, Router,
+    extract::State,
+    http::{StatusCode, header::CONTENT_TYPE},
+    response::{IntoResponse, Response},
+    routing::get,
+};
+use osm_core::api::ports;
+use serde::Serialize;
+use tokio::{net::TcpListener, sync::watch};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    health::Health,
+    metrics::{self, Metrics},
+    serve::{Limits, ServeMetrics, Settings, serve_plain},
+};
+
+/// What `/version` says; the JSON keys are the original's.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Version {
+    /// The release.
+    pub version: &'static str,
+    /// The commit it was built from.
+    pub git_commit: &'static str,
+    /// When it was built.
+    pub build_date: &'static str,
+}
+
+/// What the admin endpoint shows.
+#[derive(Clone, Debug)]
+pub struct Admin {
+    /// For `/health/ready`, `/health/alive` and `/healthz`.
+    pub health: Health,
+    /// For `/metrics`.
+    pub metrics: Metrics,
+    /// For `/version`.
+    pub version: Version,
+    /// Further pages, such as the controller's `/smi/version`.
+    pub more: Router,
+}
+
+impl Admin {
+    /// The pages.
+    pub fn router(self) -> Router {
+        let more = self.more.clone();
+        Router::new()
+            .route("/health/ready", get(ready))
+            .route("/health/alive", get(alive))
+            .route("/healthz", get(alive))
+            .route("/metrics", get(scrape))
+            .route("/version", get(version))
+            .with_state(self)
+            .merge(more)
+    }
+
+    /// Serves the pages at `address` on a thread of its own, until `stop`. Bound when this returns.
+    ///
+    /// # Errors
+    /// When the address cannot be bound or the thread cannot be started.
+    pub fn spawn(
+        self,
+        address: SocketAddr,
+        metrics: ServeMetrics,
+        stop: CancellationToken,
+    ) -> io::Result<(SocketAddr, JoinHandle<()>)> {
+        let listener = std::net::TcpListener::bind(address)?;
+        listener.set_nonblocking(true)?;
+        let address = listener.local_addr()?;
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()?;
+        let listener = {
+            let _entered = runtime.enter();
+            TcpListener::from_std(listener)?
+        };
+        let settings = Settings {
+            name: "admin",
+            limits: Limits::admin(),
+            metrics,
+            drain: stop,
+        };
+        let serve = move || runtime.block_on(serve_plain(listener, settings, self.router()));
+        Ok((
+            address,
+            std::thread::Builder::new().name("admin".into()).spawn(serve)?,
+        ))
+    }
+}
+
+async fn ready(State(admin): State<Admin>) -> Response {
+    let reasons = admin.health.not_ready();
+    if reasons.is_empty() {
+        return (StatusCode::OK, "Service is ready\n").into_response();
+    }
+    let lines = reasons.iter().map(|(name, reason)| format!("{name}: {reason}\n"));
+    (StatusCode::SERVICE_UNAVAILABLE, lines.collect::<String>()).into_response()
+}
+
+async fn alive(State(admin): State<Admin>) -> Response {
+    let stuck = admin.health.stuck();
+    if stuck.is_empty() {
+        return (StatusCode::OK, "Service is alive\n").into_response();
+    }
+    let lines = stuck
+        .iter()
+        .map(|(name, silence)| format!("{name}: silent for {} s\n", silence.as_secs()));
+    (StatusCode::SERVICE_UNAVAILABLE, lines.collect::<String>()).into_response()
+}
+
+async fn scrape(State(admin): State<Admin>) -> Response {
+    ([(CONTENT_TYPE, metrics::CONTENT_TYPE)], admin.metrics.render()).into_response()
+}
+
+async fn version(State(admin): State<Admin>) -> Json<Version> {
+    Json(admin.version)
+}
+
+/// Serves debug pages on the pod's loopback, at [`ports::DEBUG`], while `enabled` says so, until `stop`. A port that
+/// cannot be bound is logged and tried again at the next switch.
+pub async fn debug(
+    pages: Router,
+    mut enabled: watch::Receiver<bool>,
+    metrics: ServeMetrics,
+    stop: CancellationToken,
+) {
+    let address = SocketAddr::from((Ipv4Addr::LOCALHOST, ports::DEBUG));
+    while let Some(()) = until(&mut enabled, true, &stop).await {
+        let drain = stop.child_token();
+        let listener = match TcpListener::bind(address).await {
+            Ok(listener) => listener,
+            Err(error) => {
+                tracing::error!(%address, %error, "the debug pages cannot be served");
+                if until(&mut enabled, false, &stop).await.is_none() {
+                    return;
+                }
+                continue;
+            }
+        };
+        tracing::info!(%address, "serving debug pages");
+        let settings = Settings {
+            name: "debug",
+            limits: Limits::admin(),
+            metrics: metrics.clone(),
+            drain: drain.clone(),
+        };
+        let off = async {
+            until(&mut enabled, false, &stop).await;
+            drain.cancel();
+        };
+        let serve: std::pin::Pin<Box<dyn Future<Output = ()> + Send>> =
+            Box::pin(serve_plain(listener, settings, pages.clone()));
+        tokio::join!(off, serve);
+    }
+}
+
+/// Waits until the switch stands at `wanted`; `None` when it is time to stop.
+async fn until(switch: &mut watch::Receiver<bool>, wanted: bool, stop: &CancellationToken) -> Option<()> {
+    tokio::select! {
+        found = switch.wait_for(|now| *now == wanted) => found.is_ok().then_some(()),
+        () = stop.cancelled() => None,
+    }
+}

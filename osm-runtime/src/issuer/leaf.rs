@@ -1,0 +1,158 @@
+//! A leaf certificate with its private key.
+//!
+//! Invariant: the key is wiped from memory when the last clone is dropped, and is in no `Debug` output (law 11).
+
+use std::{fmt, sync::Arc, time::Duration};
+
+use osm_core::{
+    certificate::{Certificate, Profile, Validity, chain_from_pem},
+    ir::ServiceCertificate,
+};
+use rustls_pki_types::{PrivateKeyDer, PrivatePkcs1KeyDer, PrivatePkcs8KeyDer, PrivateSec1KeyDer};
+use zeroize::Zeroizing;
+
+use super::IssueError;
+use osm_core::certificate::{KeyForm, key_form};
+
+/// The algorithm of a private key.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum KeyKind {
+    /// ECDSA P-256: what everything uses unless an operator insists on RSA.
+    #[default]
+    P256,
+    /// RSA of 2048 bits. Generating one takes a core a tenth of a second or more.
+    Rsa2048,
+    /// RSA of 3072 bits.
+    Rsa3072,
+    /// RSA of 4096 bits.
+    Rsa4096,
+}
+
+/// What a leaf is asked for.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct LeafRequest {
+    /// What it says.
+    pub profile: Profile,
+    /// How long it lives from now on; never longer than its issuer.
+    pub lifetime: Duration,
+    /// The algorithm of its key.
+    pub key: KeyKind,
+}
+
+impl LeafRequest {
+    /// A request for a P-256 leaf.
+    pub fn new(profile: Profile, lifetime: Duration) -> Self {
+        Self {
+            profile,
+            lifetime,
+            key: KeyKind::P256,
+        }
+    }
+}
+
+/// An issued certificate. Cheap to clone.
+#[derive(Clone)]
+pub struct Leaf {
+    chain: Arc<[Vec<u8>]>,
+    chain_pem: Arc<str>,
+    key: Arc<Zeroizing<Vec<u8>>>,
+    form: KeyForm,
+    certificate: Arc<Certificate>,
+}
+
+impl fmt::Debug for Leaf {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let name = self.certificate.common_name.as_deref().unwrap_or_default();
+        f.debug_struct("Leaf")
+            .field("common_name", &name)
+            .field("validity", &self.validity())
+            .finish_non_exhaustive()
+    }
+}
+
+impl Leaf {
+    /// A leaf from PEM text: the chain, leaf first, without the root; and the key.
+    ///
+    /// # Errors
+    /// [`IssueError::Answer`] when either cannot be read.
+    pub fn from_pem(chain: &str, key: &str) -> Result<Self, IssueError> {
+        let chain = chain_from_pem(chain).map_err(|error| IssueError::Answer(error.to_string()))?;
+        let (form, key) = key_form(key).map_err(|error| IssueError::Answer(error.to_string()))?;
+        Self::new(chain, form, Zeroizing::new(key))
+    }
+
+    pub(super) fn new(
+        chain: Vec<Vec<u8>>,
+        form: KeyForm,
+        key: Zeroizing<Vec<u8>>,
+    ) -> Result<Self, IssueError> {
+        let answer = |error: &dyn fmt::Display| IssueError::Answer(error.to_string());
+        let first = chain.first().ok_or_else(|| answer(&"there is no certificate"))?;
+        let certificate = Certificate::from_der(first).map_err(|error| answer(&error))?;
+        let config = pem::EncodeConfig::new().set_line_ending(pem::LineEnding::LF);
+        let block = |der: &Vec<u8>| pem::encode_config(&pem::Pem::new("CERTIFICATE", der.clone()), config);
+        Ok(Self {
+            chain_pem: chain.iter().map(block).collect::<String>().into(),
+            chain: chain.into(),
+            key: Arc::new(key),
+            form,
+            certificate: Arc::new(certificate),
+        })
+    }
+
+    /// The chain in PEM, leaf first.
+    pub fn chain_pem(&self) -> &Arc<str> {
+        &self.chain_pem
+    }
+
+    /// The chain in DER, leaf first.
+    pub fn chain_der(&self) -> &[Vec<u8>] {
+        &self.chain
+    }
+
+    /// The private key in PEM. For Secrets and SDS, nothing else.
+    pub fn key_pem(&self) -> Zeroizing<String> {
+        let label = match self.form {
+            KeyForm::Pkcs8 => "PRIVATE KEY",
+            KeyForm::Pkcs1 => "RSA PRIVATE KEY",
+            KeyForm::Sec1 => "EC PRIVATE KEY",
+        };
+        let config = pem::EncodeConfig::new().set_line_ending(pem::LineEnding::LF);
+        Zeroizing::new(pem::encode_config(
+            &pem::Pem::new(label, self.key.to_vec()),
+            config,
+        ))
+    }
+
+    /// The private key in DER.
+    pub fn key_der(&self) -> PrivateKeyDer<'static> {
+        private_key(self.form, &self.key)
+    }
+
+    /// The time it is good for.
+    pub fn validity(&self) -> Validity {
+        self.certificate.validity
+    }
+
+    /// What it says.
+    pub fn certificate(&self) -> &Certificate {
+        &self.certificate
+    }
+
+    /// It as the engine takes it.
+    pub fn to_service_certificate(&self) -> ServiceCertificate {
+        ServiceCertificate {
+            chain: self.chain_pem.clone(),
+            key: self.key_pem().as_str().into(),
+        }
+    }
+}
+
+/// A private key as TLS libraries take it.
+pub(super) fn private_key(form: KeyForm, der: &[u8]) -> PrivateKeyDer<'static> {
+    match form {
+        KeyForm::Pkcs8 => PrivatePkcs8KeyDer::from(der.to_vec()).into(),
+        KeyForm::Pkcs1 => PrivatePkcs1KeyDer::from(der.to_vec()).into(),
+        KeyForm::Sec1 => PrivateSec1KeyDer::from(der.to_vec()).into(),
+    }
+}

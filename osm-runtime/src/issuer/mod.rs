@@ -1,0 +1,189 @@
+//! Who signs the mesh's certificates: Tresor (built in), Vault or cert-manager.
+//!
+//! Owns the providers behind one type. Invariant: every replica of every binary ends with the same roots; a provider's
+//! expired or different root is reported, never taken over silently.
+
+mod authority;
+mod leaf;
+#[cfg(test)]
+mod tests;
+pub mod tresor;
+
+use std::{collections::BTreeMap, fmt, sync::Arc, time::Duration};
+
+use jiff::Timestamp;
+use osm_core::certificate::{Root, RootError, TrustBundle};
+use tokio::sync::watch;
+
+pub use authority::{Authority, StoredRoot};
+pub use leaf::{KeyKind, Leaf, LeafRequest};
+use tresor::{RootStore, SecretStore, StoreError};
+
+/// Why there is no certificate.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum IssueError {
+    /// The root is not fit for use.
+    #[error(transparent)]
+    Root(#[from] RootError),
+    /// What is stored in place of a root is incomplete.
+    #[error("{0}")]
+    Store(String),
+    /// Signing failed.
+    #[error("a certificate cannot be signed: {0}")]
+    Signing(String),
+    /// The provider cannot be reached, or refuses.
+    #[error("the certificate provider failed: {0}")]
+    Provider(String),
+    /// The provider's answer does not serve.
+    #[error("the certificate provider's answer does not serve: {0}")]
+    Answer(String),
+    /// It took too long.
+    #[error("no certificate after {} seconds", .0.as_secs())]
+    Timeout(Duration),
+}
+
+/// How the root in use compares with the one that is stored, or that the provider names, now.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum RootState {
+    /// The same.
+    Same,
+    /// Another one, none, or something unfit; with what to tell the operator. The one in use stays in use.
+    Differs(String),
+    /// Could not be found out (the API server or the provider does not answer): no reason to worry yet.
+    Unknown(String),
+}
+
+/// Where certificates come from.
+#[derive(Clone, Debug)]
+pub enum Provider {
+    /// The root in a Secret.
+    Tresor {
+        /// The control plane's namespace.
+        namespace: String,
+        /// The Secret, `osm-ca-bundle` unless the chart says otherwise.
+        secret: String,
+        /// Labels of the Secret, when it is made here.
+        labels: BTreeMap<String, String>,
+    },
+}
+
+/// The mesh's source of certificates. Cheap to clone; all clones are one.
+#[derive(Clone)]
+pub struct Issuer {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    signer: Signer,
+    roots: watch::Sender<TrustBundle>,
+}
+
+enum Signer {
+    Local {
+        authority: Arc<Authority>,
+        store: Option<SecretStore>,
+    },
+}
+
+impl fmt::Debug for Issuer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self.inner.signer {
+            Signer::Local { .. } => "Issuer(tresor)",
+        })
+    }
+}
+
+impl Issuer {
+    /// Opens the provider and learns its root, asking for as long as it takes: the caller sets the limit by dropping
+    /// the future. `waiting` is told why it takes long; it is called on each failed attempt.
+    ///
+    /// # Errors
+    /// [`IssueError`] when the root is not fit for use: waiting would not help, somebody must act.
+    pub async fn open(
+        client: kube::Client,
+        provider: &Provider,
+        mut waiting: impl FnMut(&str),
+    ) -> Result<Self, IssueError> {
+        match provider {
+            Provider::Tresor {
+                namespace,
+                secret,
+                labels,
+            } => {
+                let store = SecretStore::new(client, namespace, secret, labels.clone());
+                let waiting = |error: &StoreError| waiting(&error.to_string());
+                let authority =
+                    tresor::load_or_create(&store, KeyKind::P256, Timestamp::now, waiting).await?;
+                Ok(Self::local(authority, Some(store)))
+            }
+        }
+    }
+
+    /// An issuer that signs with `authority` alone: for tests and for a mesh without Kubernetes.
+    pub fn from_authority(authority: Authority) -> Self {
+        Self::local(authority, None)
+    }
+
+    fn local(authority: Authority, store: Option<SecretStore>) -> Self {
+        let roots = TrustBundle::new([authority.root().clone()]);
+        let signer = Signer::Local {
+            authority: Arc::new(authority),
+            store,
+        };
+        Self {
+            inner: Arc::new(Inner {
+                signer,
+                roots: watch::channel(roots).0,
+            }),
+        }
+    }
+
+    /// The roots to trust.
+    pub fn roots(&self) -> TrustBundle {
+        self.inner.roots.borrow().clone()
+    }
+
+    /// The roots to trust, as they change.
+    pub fn watch_roots(&self) -> watch::Receiver<TrustBundle> {
+        self.inner.roots.subscribe()
+    }
+
+    /// Issues a leaf with a new key.
+    ///
+    /// # Errors
+    /// [`IssueError`]; the caller goes on with what it has and tries again ([`crate::renewal`] does).
+    pub async fn issue(&self, request: &LeafRequest) -> Result<Leaf, IssueError> {
+        match &self.inner.signer {
+            Signer::Local { authority, .. } => {
+                if !authority.is_slow() && request.key == KeyKind::P256 {
+                    return authority.sign(request, Timestamp::now());
+                }
+                let (authority, request) = (authority.clone(), request.clone());
+                tokio::task::spawn_blocking(move || authority.sign(&request, Timestamp::now()))
+                    .await
+                    .unwrap_or_else(|error| Err(IssueError::Signing(error.to_string())))
+            }
+        }
+    }
+
+    /// Compares the root in use with the stored one.
+    pub async fn check(&self) -> RootState {
+        match &self.inner.signer {
+            Signer::Local { store: None, .. } => RootState::Same,
+            Signer::Local { authority, store: Some(store) } => match store.read().await {
+                Ok(Some(stored)) => match Root::from_pem(&stored.certificate) {
+                    Ok(root) if root == *authority.root() => RootState::Same,
+                    Ok(_) => RootState::Differs(
+                        "the stored root is not the one in use; rotate roots with a MeshRootCertificate, or restart \
+                         the control plane and all meshed pods"
+                            .into(),
+                    ),
+                    Err(error) => RootState::Differs(format!("the stored root is unfit: {error}")),
+                },
+                Ok(None) => RootState::Differs("the stored root is gone; restore it from a backup".into()),
+                Err(StoreError::Malformed(message)) => RootState::Differs(message),
+                Err(StoreError::Temporary(message)) => RootState::Unknown(message),
+            },
+        }
+    }
+}

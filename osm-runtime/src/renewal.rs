@@ -1,0 +1,138 @@
+//! Keeping a certificate fresh, and an eye on the root.
+//!
+//! Owns the loops that renew what servers present and that compare the root in use with the stored one. Invariants:
+//! the old certificate serves until the new one does; a failed renewal is tried again with backoff and jitter, and
+//! costs readiness only once the certificate in use is over (law 8); a jump of the clock is noticed within a minute.
+
+use std::{fmt::Display, time::Duration};
+
+use jiff::Timestamp;
+use rand::Rng;
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    backoff::{Backoff, jittered},
+    health::Condition,
+    issuer::{IssueError, Issuer, Leaf, LeafRequest, RootState},
+};
+
+/// Longest time one attempt may take.
+const ATTEMPT: Duration = Duration::from_secs(60);
+/// Longest sleep between looks at the clock.
+const LOOK: Duration = Duration::from_secs(30);
+/// How often the root is compared with the stored one.
+const ROOT_CHECK: Duration = Duration::from_secs(30);
+
+/// Issues a leaf now and again before it is due, and after the roots changed, giving each to `present`, until `stop`.
+/// `condition` is ready while the leaf in use is valid.
+pub async fn keep<E: Display>(
+    issuer: Issuer,
+    request: LeafRequest,
+    condition: Condition,
+    stop: CancellationToken,
+    mut present: impl FnMut(&Leaf) -> Result<(), E>,
+) {
+    let mut roots = issuer.watch_roots();
+    let mut backoff = Backoff::new(Duration::from_secs(1), Duration::from_secs(60));
+    let mut current: Option<Leaf> = None;
+    let run = async {
+        loop {
+            roots.mark_unchanged();
+            match attempt(&issuer, &request, &mut present).await {
+                Ok(leaf) => {
+                    backoff.reset();
+                    condition.set_ready();
+                    wait_until_due(current.insert(leaf), &mut roots).await;
+                }
+                Err(error) => {
+                    let name = &request.profile.common_name;
+                    tracing::warn!(certificate = name, %error, "issuing a certificate failed");
+                    if !current
+                        .as_ref()
+                        .is_some_and(|leaf| leaf.validity().contains(Timestamp::now()))
+                    {
+                        condition.set_not_ready(format!("no valid certificate for {name}: {error}"));
+                    }
+                    tokio::time::sleep(backoff.next_wait()).await;
+                }
+            }
+        }
+    };
+    tokio::select! { () = run => {}, () = stop.cancelled() => {} }
+}
+
+async fn attempt<E: Display>(
+    issuer: &Issuer,
+    request: &LeafRequest,
+    present: &mut impl FnMut(&Leaf) -> Result<(), E>,
+) -> Result<Leaf, IssueError> {
+    let leaf = tokio::time::timeout(ATTEMPT, issuer.issue(request))
+        .await
+        .unwrap_or(Err(IssueError::Timeout(ATTEMPT)))?;
+    present(&leaf).map_err(|error| IssueError::Answer(error.to_string()))?;
+    Ok(leaf)
+}
+
+async fn wait_until_due(
+    leaf: &Leaf,
+    roots: &mut tokio::sync::watch::Receiver<osm_core::certificate::TrustBundle>,
+) {
+    let due = leaf.validity().renew_at(rand::rng().random());
+    loop {
+        let now = Timestamp::now();
+        if now >= due || leaf.validity().due(now) {
+            return;
+        }
+        let left = Duration::try_from(due.duration_since(now)).unwrap_or_default();
+        tokio::select! {
+            () = tokio::time::sleep(left.min(LOOK)) => {}
+            changed = roots.changed() => match changed {
+                Ok(()) => return,
+                Err(_) => tokio::time::sleep(left.min(LOOK)).await,
+            }
+        }
+    }
+}
+
+/// Compares the root in use with the stored one from time to time, until `stop`: `condition` is ready while they are
+/// the same. An API server or provider that does not answer changes nothing. `report` is told of each difference
+/// once (an event, for the operator).
+pub async fn guard_root(
+    issuer: Issuer,
+    condition: Condition,
+    stop: CancellationToken,
+    mut report: impl FnMut(&str),
+) {
+    let mut reported = String::new();
+    let mut known = false;
+    loop {
+        match issuer.check().await {
+            RootState::Same => {
+                known = true;
+                reported.clear();
+                match issuer.roots().check_validity(Timestamp::now()) {
+                    Ok(()) => condition.set_ready(),
+                    Err(error) => condition.set_not_ready(error.to_string()),
+                }
+            }
+            RootState::Differs(message) => {
+                known = true;
+                condition.set_not_ready(message.clone());
+                if reported != message {
+                    report(&message);
+                    reported = message;
+                }
+            }
+            RootState::Unknown(error) if known => {
+                tracing::debug!(%error, "the stored root cannot be looked up")
+            }
+            RootState::Unknown(error) => {
+                condition.set_not_ready(format!("the stored root is unknown: {error}"))
+            }
+        }
+        tokio::select! {
+            () = tokio::time::sleep(jittered(ROOT_CHECK, 0.3)) => {}
+            () = stop.cancelled() => return,
+        }
+    }
+}

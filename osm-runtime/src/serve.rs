@@ -1,0 +1,402 @@
+//! The accept loop of every server: bounded, time-limited, and leaving gently.
+//!
+//! Owns connections from accept to close. Invariants: no more than [`Limits::connections`] at a time; a peer that
+//! does not finish its handshake, or does not send a first request, is dropped in time; a panic in one connection
+//! ends that connection only; once told to drain, nothing new is accepted and every connection is asked to go within
+//! [`Limits::leave_over`], at a random moment, so that its peers do not arrive elsewhere all at once.
+
+use std::{
+    net::SocketAddr,
+    pin::pin,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use http::{Request, Response};
+use hyper::{
+    body::{Body, Incoming},
+    server::conn::{http1, http2},
+    service::service_fn,
+};
+use hyper_util::{
+    rt::{TokioExecutor, TokioIo, TokioTimer},
+    server::graceful::GracefulConnection,
+};
+use prometheus_client::{
+    encoding::EncodeLabelSet,
+    metrics::{counter::Counter, family::Family, gauge::Gauge},
+};
+use rand::Rng;
+use rustls::ServerConfig;
+use rustls_pki_types::CertificateDer;
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::{TcpListener, TcpStream},
+    sync::{OwnedSemaphorePermit, Semaphore},
+    time::{sleep, timeout},
+};
+use tokio_rustls::TlsAcceptor;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tower::{BoxError, Service, ServiceExt};
+
+use crate::{backoff::jittered, metrics::Metrics, tls::H2};
+
+/// Bounds of a server.
+#[derive(Clone, Debug)]
+pub struct Limits {
+    /// Most connections at a time; more are closed at once.
+    pub connections: usize,
+    /// Longest TLS handshake.
+    pub handshake: Duration,
+    /// Longest wait for the first request, and in HTTP/1.1 for the head of each.
+    pub head: Duration,
+    /// Most concurrent HTTP/2 streams of a connection.
+    pub streams: u32,
+    /// Most bytes of a request's head.
+    pub head_bytes: u32,
+    /// HTTP/2: how often a quiet peer is pinged; it must answer within as long.
+    pub ping: Duration,
+    /// How long a connection may live before it is asked to go; jittered by a tenth. No limit when `None`.
+    pub max_age: Option<Duration>,
+    /// The time over which connections are asked to go when the server drains.
+    pub leave_over: Duration,
+    /// How long a connection that was asked to go may take.
+    pub grace: Duration,
+}
+
+impl Limits {
+    /// For the webhooks: many short requests over a few connections of the API server.
+    pub fn webhook() -> Self {
+        Self {
+            connections: 1_000,
+            handshake: Duration::from_secs(10),
+            head: Duration::from_secs(10),
+            streams: 250,
+            head_bytes: 64 * 1024,
+            ping: Duration::from_secs(30),
+            max_age: None,
+            leave_over: Duration::from_secs(1),
+            grace: Duration::from_secs(20),
+        }
+    }
+
+    /// For ADS: thousands of connections, each with one or two streams that live as long as it does.
+    pub fn ads() -> Self {
+        Self {
+            connections: 20_000,
+            streams: 16,
+            head_bytes: 16 * 1024,
+            ping: Duration::from_secs(20),
+            leave_over: Duration::from_secs(10),
+            grace: Duration::from_secs(10),
+            ..Self::webhook()
+        }
+    }
+
+    /// For the admin and debug endpoints: a few probes and scrapes.
+    pub fn admin() -> Self {
+        Self {
+            connections: 100,
+            leave_over: Duration::ZERO,
+            grace: Duration::from_secs(1),
+            ..Self::webhook()
+        }
+    }
+}
+
+/// Who is at the other end of a request's connection: an extension of every request.
+#[derive(Clone, Debug)]
+pub struct Peer {
+    /// Its address.
+    pub address: SocketAddr,
+    /// Its verified certificate chain (DER), leaf first; empty when it was not asked for one.
+    pub certificates: Arc<[CertificateDer<'static>]>,
+    /// Cancelled when the connection is asked to go: a handler whose stream would not end by itself ends it then.
+    pub leaving: CancellationToken,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Server {
+    server: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Refusal {
+    server: &'static str,
+    reason: &'static str,
+}
+
+/// Metrics of the servers of a process.
+#[derive(Clone, Debug, Default)]
+pub struct ServeMetrics {
+    open: Family<Server, Gauge>,
+    accepted: Family<Server, Counter>,
+    refused: Family<Refusal, Counter>,
+}
+
+impl ServeMetrics {
+    /// Registers them.
+    pub fn register(metrics: &Metrics) -> Self {
+        let new = Self::default();
+        metrics.register(|registry| {
+            registry.register("osm_server_connections", "Open connections", new.open.clone());
+            registry.register(
+                "osm_server_accepted",
+                "Connections that were accepted",
+                new.accepted.clone(),
+            );
+            registry.register(
+                "osm_server_refused",
+                "Connections that were refused or cut",
+                new.refused.clone(),
+            );
+        });
+        new
+    }
+}
+
+/// A server: its name in metrics and logs, its bounds, and when it drains.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// The name, such as `ads`.
+    pub name: &'static str,
+    /// The bounds.
+    pub limits: Limits,
+    /// Where it counts.
+    pub metrics: ServeMetrics,
+    /// Cancelled when it should stop accepting and let its connections go.
+    pub drain: CancellationToken,
+}
+
+/// What a server answers with: axum's `Router`, tonic's `Routes`, or any tower service.
+pub trait Handler<B>:
+    Service<Request<Incoming>, Response = Response<B>, Error: Into<BoxError>, Future: Send>
+    + Clone
+    + Send
+    + 'static
+{
+}
+
+impl<B, S> Handler<B> for S where
+    S: Service<Request<Incoming>, Response = Response<B>, Error: Into<BoxError>, Future: Send>
+        + Clone
+        + Send
+        + 'static
+{
+}
+
+/// Serves HTTP/2 and HTTP/1.1 (as ALPN decides) over TLS, until drained; returns when every connection is gone.
+pub async fn serve_tls<S, B>(listener: TcpListener, tls: Arc<ServerConfig>, settings: Settings, handler: S)
+where
+    S: Handler<B>,
+    B: Body<Data: Send, Error: Into<BoxError>> + Send + 'static,
+{
+    accept_loop(listener, Some(TlsAcceptor::from(tls)), settings, handler).await;
+}
+
+/// Serves HTTP/1.1 without TLS, until drained; returns when every connection is gone.
+pub async fn serve_plain<S, B>(listener: TcpListener, settings: Settings, handler: S)
+where
+    S: Handler<B>,
+    B: Body<Data: Send, Error: Into<BoxError>> + Send + 'static,
+{
+    accept_loop(listener, None, settings, handler).await;
+}
+
+async fn accept_loop<S, B>(listener: TcpListener, tls: Option<TlsAcceptor>, settings: Settings, handler: S)
+where
+    S: Handler<B>,
+    B: Body<Data: Send, Error: Into<BoxError>> + Send + 'static,
+{
+    let permits = Arc::new(Semaphore::new(settings.limits.connections));
+    let connections = TaskTracker::new();
+    loop {
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            () = settings.drain.cancelled() => break,
+        };
+        let (stream, address) = match accepted {
+            Ok(accepted) => accepted,
+            Err(error) => {
+                // Out of file descriptors, or a connection that is gone already: neither ends the server.
+                tracing::warn!(server = settings.name, %error, "accepting a connection failed");
+                sleep(Duration::from_millis(50)).await;
+                continue;
+            }
+        };
+        let Ok(permit) = permits.clone().try_acquire_owned() else {
+            settings.refuse("connections");
+            continue;
+        };
+        settings.metrics.accepted.get_or_create(&settings.server()).inc();
+        let connection = Connection {
+            settings: settings.clone(),
+            address,
+            _permit: permit,
+        };
+        let (tls, handler) = (tls.clone(), handler.clone());
+        connections.spawn(async move { connection.serve(stream, tls, handler).await });
+    }
+    drop(listener);
+    connections.close();
+    connections.wait().await;
+}
+
+impl Settings {
+    fn server(&self) -> Server {
+        Server { server: self.name }
+    }
+
+    fn refuse(&self, reason: &'static str) {
+        self.metrics
+            .refused
+            .get_or_create(&Refusal {
+                server: self.name,
+                reason,
+            })
+            .inc();
+    }
+}
+
+struct Connection {
+    settings: Settings,
+    address: SocketAddr,
+    _permit: OwnedSemaphorePermit,
+}
+
+impl Connection {
+    async fn serve<S, B>(self, stream: TcpStream, tls: Option<TlsAcceptor>, handler: S)
+    where
+        S: Handler<B>,
+        B: Body<Data: Send, Error: Into<BoxError>> + Send + 'static,
+    {
+        let open = self
+            .settings
+            .metrics
+            .open
+            .get_or_create_owned(&self.settings.server());
+        open.inc();
+        let _open = Closing(open);
+        let _ = stream.set_nodelay(true);
+        let Some(tls) = tls else {
+            return self.exchange(stream, Arc::default(), false, handler).await;
+        };
+        match timeout(self.settings.limits.handshake, tls.accept(stream)).await {
+            Ok(Ok(stream)) => {
+                let session = stream.get_ref().1;
+                let certificates = session.peer_certificates().unwrap_or_default().to_vec().into();
+                let http2 = session.alpn_protocol() == Some(H2);
+                self.exchange(stream, certificates, http2, handler).await;
+            }
+            Ok(Err(error)) => {
+                self.settings.refuse("handshake");
+                tracing::debug!(server = self.settings.name, peer = %self.address, %error, "TLS handshake failed");
+            }
+            Err(_) => self.settings.refuse("handshake_timeout"),
+        }
+    }
+
+    async fn exchange<S, B>(
+        self,
+        stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+        certificates: Arc<[CertificateDer<'static>]>,
+        http2: bool,
+        handler: S,
+    ) where
+        S: Handler<B>,
+        B: Body<Data: Send, Error: Into<BoxError>> + Send + 'static,
+    {
+        let limits = &self.settings.limits;
+        let peer = Peer {
+            address: self.address,
+            certificates,
+            leaving: CancellationToken::new(),
+        };
+        let spoke = Arc::new(AtomicBool::new(false));
+        let service = {
+            let (peer, spoke) = (peer.clone(), spoke.clone());
+            service_fn(move |mut request: Request<Incoming>| {
+                spoke.store(true, Ordering::Relaxed);
+                request.extensions_mut().insert(peer.clone());
+                handler.clone().oneshot(request)
+            })
+        };
+        let io = TokioIo::new(stream);
+        if http2 {
+            let connection = http2::Builder::new(TokioExecutor::new())
+                .timer(TokioTimer::new())
+                .max_concurrent_streams(limits.streams)
+                .max_header_list_size(limits.head_bytes)
+                .max_pending_accept_reset_streams(20)
+                .max_local_error_reset_streams(100)
+                .keep_alive_interval(limits.ping)
+                .keep_alive_timeout(limits.ping)
+                .serve_connection(io, service);
+            self.drive(connection, &peer.leaving, &spoke).await;
+        } else {
+            let connection = http1::Builder::new()
+                .timer(TokioTimer::new())
+                .header_read_timeout(limits.head)
+                .max_buf_size(limits.head_bytes.max(8_192) as usize)
+                .serve_connection(io, service);
+            self.drive(connection, &peer.leaving, &spoke).await;
+        }
+    }
+
+    /// Runs a connection until it ends, is asked to go and goes, or has to be cut.
+    async fn drive<C>(&self, connection: C, leaving: &CancellationToken, spoke: &AtomicBool)
+    where
+        C: GracefulConnection,
+        C::Error: std::fmt::Display,
+    {
+        let limits = &self.settings.limits;
+        let mut connection = pin!(connection);
+        let age = async {
+            match limits.max_age {
+                Some(age) => sleep(jittered(age, 0.1)).await,
+                None => std::future::pending().await,
+            }
+        };
+        let silence = async {
+            sleep(limits.head).await;
+            if spoke.load(Ordering::Relaxed) {
+                std::future::pending::<()>().await;
+            }
+        };
+        let wave = limits.leave_over.mul_f64(rand::rng().random_range(0.0..=1.0));
+        let drain = async {
+            self.settings.drain.cancelled().await;
+            sleep(wave).await;
+        };
+        tokio::select! {
+            ended = &mut connection => return self.ended(ended),
+            () = silence => return self.settings.refuse("silent"),
+            () = age => {}
+            () = drain => {}
+        }
+        leaving.cancel();
+        connection.as_mut().graceful_shutdown();
+        match timeout(limits.grace, connection).await {
+            Ok(ended) => self.ended(ended),
+            Err(_) => self.settings.refuse("grace"),
+        }
+    }
+
+    fn ended<E: std::fmt::Display>(&self, result: Result<(), E>) {
+        if let Err(error) = result {
+            tracing::debug!(server = self.settings.name, peer = %self.address, %error, "connection ended");
+        }
+    }
+}
+
+/// Counts a connection down, also when its task panics.
+struct Closing(Gauge);
+
+impl Drop for Closing {
+    fn drop(&mut self) {
+        self.0.dec();
+    }
+}
