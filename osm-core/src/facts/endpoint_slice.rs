@@ -1,0 +1,112 @@
+//! EndpointSlices: which pods of a Service are ready, and on which ports.
+
+use std::{net::IpAddr, sync::Arc};
+
+use k8s_openapi::api::discovery::v1;
+
+use super::{Diagnostic, Fact, service::port_number};
+
+/// The label that names a slice's Service (Kubernetes API).
+const SERVICE_NAME: &str = "kubernetes.io/service-name";
+
+/// An EndpointSlice. Only endpoints that are ready and are pods are in it: an address without a pod is nobody the mesh
+/// could trust, and a terminating pod is not ready.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EndpointSlice {
+    /// Its namespace.
+    pub namespace: Arc<str>,
+    /// Its name.
+    pub name: Arc<str>,
+    /// The Service it belongs to; empty for a slice of none.
+    pub service: Arc<str>,
+    /// Its TCP ports by the Service port's name, ordered.
+    pub ports: Vec<(Arc<str>, u16)>,
+    /// Its endpoints, ordered.
+    pub endpoints: Vec<SliceEndpoint>,
+}
+
+/// A pod that is ready to serve.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct SliceEndpoint {
+    /// The pod's name; it is in the slice's namespace.
+    pub pod: Arc<str>,
+    /// The pod's uid; empty when the slice does not say.
+    pub uid: Arc<str>,
+    /// Its addresses in the slice's family, ordered.
+    pub addresses: Vec<IpAddr>,
+    /// The name of its own it has within a headless Service.
+    pub hostname: Option<Arc<str>>,
+}
+
+/// Reads an EndpointSlice.
+///
+/// # Errors
+/// None today: what does not parse is left out.
+pub fn from(object: &v1::EndpointSlice) -> Result<Fact, Diagnostic> {
+    let namespace = object.metadata.namespace.as_deref().unwrap_or("");
+    let labels = object.metadata.labels.as_ref();
+    let service = labels
+        .and_then(|labels| labels.get(SERVICE_NAME))
+        .map_or("", String::as_str);
+    let ports = object
+        .ports
+        .iter()
+        .flatten()
+        .filter(|port| port.protocol.as_deref().unwrap_or("TCP") == "TCP");
+    let mut ports: Vec<(Arc<str>, u16)> = ports
+        .filter_map(|port| {
+            Some((
+                port.name.as_deref().unwrap_or("").into(),
+                port_number(port.port?)?,
+            ))
+        })
+        .collect();
+    ports.sort();
+    ports.dedup();
+    let mut endpoints: Vec<_> = object
+        .endpoints
+        .iter()
+        .filter_map(|endpoint| read(endpoint, namespace))
+        .collect();
+    endpoints.sort();
+    endpoints.dedup();
+    Ok(Fact::EndpointSlice(EndpointSlice {
+        namespace: namespace.into(),
+        name: object.metadata.name.as_deref().unwrap_or("").into(),
+        service: service.into(),
+        ports,
+        endpoints,
+    }))
+}
+
+fn read(endpoint: &v1::Endpoint, namespace: &str) -> Option<SliceEndpoint> {
+    // An absent condition means ready (EndpointSlice API).
+    let ready = endpoint
+        .conditions
+        .as_ref()
+        .and_then(|conditions| conditions.ready)
+        .unwrap_or(true);
+    let target = endpoint.target_ref.as_ref()?;
+    let is_pod = target.kind.as_deref() == Some("Pod");
+    let is_here = target.namespace.as_deref().is_none_or(|other| other == namespace);
+    if !(ready && is_pod && is_here) {
+        return None;
+    }
+    let mut addresses: Vec<IpAddr> = endpoint
+        .addresses
+        .iter()
+        .filter_map(|address| address.parse().ok())
+        .collect();
+    addresses.sort_unstable();
+    addresses.dedup();
+    Some(SliceEndpoint {
+        pod: target.name.as_deref()?.into(),
+        uid: target.uid.as_deref().unwrap_or("").into(),
+        addresses,
+        hostname: endpoint
+            .hostname
+            .as_deref()
+            .filter(|name| !name.is_empty())
+            .map(Into::into),
+    })
+}
