@@ -35,8 +35,10 @@ pub enum Event {
     Reset {
         /// The kind.
         kind: FactKind,
-        /// All its objects.
+        /// All its objects that can be read.
         facts: Vec<Fact>,
+        /// Those that cannot: what was last read of them stays in force, if anything was.
+        malformed: Vec<Diagnostic>,
     },
     /// An object cannot be read. What was last read of it stays in force.
     Malformed(Diagnostic),
@@ -103,8 +105,9 @@ impl Engine {
                     self.facts.insert(fact.key(), fact);
                 }
                 Event::Remove(key) => drop(self.facts.remove(&key)),
-                Event::Reset { kind, facts } => {
-                    self.facts.retain(|key, _| key.kind != kind);
+                Event::Reset { kind, facts, malformed } => {
+                    let kept = |key: &FactKey| malformed.iter().any(|diagnostic| diagnostic.object == *key);
+                    self.facts.retain(|key, _| key.kind != kind || kept(key));
                     self.facts
                         .extend(facts.into_iter().map(|fact| (fact.key(), fact)));
                 }
