@@ -2,7 +2,8 @@
 //!
 //! Each module is one edge: [`client`] and [`watch`] towards Kubernetes, [`tls`] and [`serve`] towards peers,
 //! [`admin`], [`health`], [`metrics`] and [`log`] towards operators, [`issuer`] and [`renewal`] for certificates,
-//! [`shutdown`] for leaving gently.
+//! [`webhook`] for admission, [`lease`] and [`event`] for what only one replica should write or say, [`shutdown`] for
+//! leaving gently.
 //!
 //! Invariant: everything is bounded (queues, bodies, connections, names, waits), everything periodic is jittered, and
 //! no secret reaches a log, an error or a `Debug` output.
@@ -12,8 +13,10 @@
 pub mod admin;
 pub mod backoff;
 pub mod client;
+pub mod event;
 pub mod health;
 pub mod issuer;
+pub mod lease;
 pub mod log;
 pub mod metrics;
 pub mod renewal;
@@ -21,5 +24,6 @@ pub mod serve;
 pub mod shutdown;
 pub mod tls;
 pub mod watch;
+pub mod webhook;
 
 pub use tokio_util::{sync::CancellationToken, task::TaskTracker};

@@ -135,8 +135,14 @@ mod tests {
             std::future::pending::<()>().await;
         });
         let begin = tokio::time::Instant::now();
+        let second = Duration::from_secs(1);
+        let timing = Timing {
+            delay: second / 10,
+            drain: 30 * second,
+            stop: second / 10,
+        };
         shutdown
-            .stages(&health, Timing::default(), async || std::future::pending().await)
+            .stages(&health, timing, async || std::future::pending().await)
             .await;
         assert_eq!(*order.lock().unwrap(), ["drained", "stopped"]);
         assert!(
