@@ -137,6 +137,11 @@ impl Resource {
     pub fn any(&self) -> Bytes {
         self.encoded.slice(self.any.clone())
     }
+
+    /// The same bytes as [`any`](Self::any), borrowed.
+    pub fn any_bytes(&self) -> &[u8] {
+        &self.encoded[self.any.clone()]
+    }
 }
 
 #[cfg(test)]

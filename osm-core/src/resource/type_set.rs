@@ -73,12 +73,17 @@ impl TypeSet {
 
     /// The slot of the resource `name`.
     pub fn slot(&self, name: &str) -> Option<Slot> {
+        self.get(name).map(|(_, slot)| *slot)
+    }
+
+    /// The entry of the resource `name`.
+    pub fn get(&self, name: &str) -> Option<&TypeSetEntry> {
         match self
             .entries
             .binary_search_by(|(entry, _)| entry.as_ref().cmp(name))
         {
-            Ok(index) => Some(self.entries[index].1),
-            Err(_) => self.base.as_ref()?.slot(name),
+            Ok(index) => Some(&self.entries[index]),
+            Err(_) => self.base.as_ref()?.get(name),
         }
     }
 

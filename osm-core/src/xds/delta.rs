@@ -1,0 +1,168 @@
+//! The incremental variant: `DeltaAggregatedResources`.
+
+use std::sync::Arc;
+
+use osm_proto::envoy::service::discovery::v3::DeltaDiscoveryRequest;
+
+use super::{
+    KindStatus, Limits, Outcome, Response, StreamError,
+    ledger::Ledger,
+    session::{Session, Variant},
+};
+use crate::{
+    identity::ProxyIdentity,
+    resource::{ResourceType, Snapshot, TypeSet},
+};
+
+/// The name that subscribes to everything (xDS protocol, "How the client specifies what resources to return").
+pub(super) const WILDCARD: &str = "*";
+
+/// One proxy's incremental stream.
+#[derive(Debug)]
+pub struct DeltaStream {
+    session: Session,
+}
+
+impl DeltaStream {
+    /// The stream of a proxy that has proved its identity.
+    pub fn new(proxy: ProxyIdentity, limits: Limits) -> Self {
+        Self {
+            session: Session::new(proxy, limits, Variant::Delta),
+        }
+    }
+
+    /// Whose stream it is.
+    pub fn proxy(&self) -> &ProxyIdentity {
+        self.session.proxy()
+    }
+
+    /// Takes in a request. `snapshot` is the newest; what the proxy reports to have is compared with it.
+    ///
+    /// The node of the request is not read: who the proxy is was settled by its certificate.
+    ///
+    /// # Errors
+    /// [`StreamError`] when the stream must end.
+    pub fn on_request(
+        &mut self,
+        request: &DeltaDiscoveryRequest,
+        snapshot: &Arc<Snapshot>,
+    ) -> Result<Outcome, StreamError> {
+        if request.type_url.is_empty() {
+            return Err(StreamError::NoType);
+        }
+        let Some(kind) = ResourceType::from_type_url(&request.type_url) else {
+            return Ok(Outcome::UnknownType);
+        };
+        self.session
+            .check(kind, request.resource_names_subscribe.iter())?;
+        self.session
+            .check(kind, request.resource_names_unsubscribe.iter())?;
+        self.session
+            .check(kind, request.initial_resource_versions.keys())?;
+
+        let set = self.session.current_set(kind, snapshot);
+        let outcome = if self.session.ledger(kind).is_none() {
+            self.open(kind, request, snapshot);
+            Outcome::Subscribed(kind)
+        } else {
+            let outcome = if request.response_nonce.is_empty() {
+                Outcome::Subscribed(kind)
+            } else {
+                let error = request
+                    .error_detail
+                    .as_ref()
+                    .map(|status| status.message.as_str());
+                self.session.answer(kind, &request.response_nonce, error)
+            };
+            if let Some(ledger) = self.session.ledger(kind) {
+                subscribe(ledger, kind, &request.resource_names_subscribe, &set);
+            }
+            outcome
+        };
+        let Some(ledger) = self.session.ledger(kind) else {
+            return Ok(outcome);
+        };
+        for name in &request.resource_names_unsubscribe {
+            unsubscribe(ledger, kind, name);
+        }
+        ledger.subscription.share(&set);
+        let count = ledger.subscription.len();
+        self.session.check_count(kind, count)?;
+        Ok(outcome)
+    }
+
+    /// The first request of a kind: what the proxy reports to have is not sent again.
+    fn open(&mut self, kind: ResourceType, request: &DeltaDiscoveryRequest, snapshot: &Arc<Snapshot>) {
+        let names = &request.resource_names_subscribe;
+        let reported = &request.initial_resource_versions;
+        let mut ledger = Ledger::default();
+        let legacy = names.is_empty();
+        let wildcard = kind.allows_wildcard() && (legacy || names.iter().any(|name| name == WILDCARD));
+        ledger.subscription.set_wildcard(wildcard);
+        let base = self.session.base(kind, snapshot);
+        for name in names.iter().filter(|name| !(wildcard && *name == WILDCARD)) {
+            let name = Ledger::intern(name, &base.set);
+            if !reported.contains_key(name.as_ref()) {
+                ledger.ask(name.clone());
+            }
+            ledger.subscription.insert(name);
+        }
+        if reported.is_empty() {
+            ledger.owes_answer = wildcard;
+        } else {
+            ledger.start(base, reported);
+        }
+        self.session.open(kind, ledger, !reported.is_empty());
+    }
+
+    /// What to send now. To be called after every request and whenever a newer snapshot concerns the proxy.
+    pub fn next_responses(&mut self, snapshot: &Arc<Snapshot>) -> Vec<Response> {
+        self.session.next_responses(snapshot)
+    }
+
+    /// Tells that the proxy has had time to open all kinds it uses, some seconds after the stream began. Until then
+    /// what a reconnected proxy has too much of is not removed, because it may still refer to it.
+    pub fn settle(&mut self) {
+        self.session.settle();
+    }
+
+    /// Names and exceptions it holds of its own, not shared with other streams.
+    #[cfg(test)]
+    pub(super) fn memory(&mut self) -> usize {
+        ResourceType::ALL
+            .iter()
+            .filter_map(|kind| self.session.ledger(*kind).map(|ledger| ledger.own()))
+            .sum()
+    }
+
+    /// How each kind that was opened stands.
+    pub fn status(&self) -> Vec<KindStatus> {
+        self.session.status()
+    }
+}
+
+/// Subscribes to names in a later request: all of them are answered, because the proxy may have forgotten them.
+fn subscribe(ledger: &mut Ledger, kind: ResourceType, names: &[String], set: &TypeSet) {
+    for name in names {
+        if name == WILDCARD && kind.allows_wildcard() {
+            ledger.subscribe_all();
+        } else {
+            let name = Ledger::intern(name, set);
+            ledger.ask(name.clone());
+            ledger.subscription.insert(name);
+        }
+    }
+}
+
+fn unsubscribe(ledger: &mut Ledger, kind: ResourceType, name: &str) {
+    if name == WILDCARD && kind.allows_wildcard() {
+        ledger.subscription.set_wildcard(false);
+        return;
+    }
+    let was_named = ledger.subscription.names(name);
+    ledger.unsubscribe(name);
+    // Inside a wildcard the proxy cannot know whether it is still to have the resource: it is told.
+    if was_named && ledger.subscription.is_wildcard() {
+        ledger.ask(name.into());
+    }
+}

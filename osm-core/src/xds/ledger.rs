@@ -1,0 +1,420 @@
+//! What a proxy has of one kind, as far as the stream knows, and what it should be sent.
+//!
+//! Invariant: of every subscribed name, the proxy is believed to have what `known` says, or else what `base` holds.
+//! Names that are not subscribed to mean nothing: whoever subscribes to a name is answered (`asked`).
+
+use std::{
+    cmp::Ordering,
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
+
+use super::subscription::Subscription;
+use crate::resource::{Resource, Slot, Snapshot, TypeSet, Version};
+
+/// One kind's resources in one snapshot. Shared, never copied.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Base {
+    pub(super) set: Arc<TypeSet>,
+    pub(super) snapshot: Arc<Snapshot>,
+}
+
+/// What a base says of a name.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Entry<'a> {
+    Resource(&'a Arc<Resource>),
+    /// It exists but is not known yet, such as a certificate that is being issued.
+    Pending,
+    Absent,
+}
+
+impl Base {
+    pub(super) fn is(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.set, &other.set) && Arc::ptr_eq(&self.snapshot, &other.snapshot)
+    }
+
+    pub(super) fn entry(&self, name: &str) -> Entry<'_> {
+        match self.set.slot(name) {
+            None => Entry::Absent,
+            Some(slot) => self
+                .snapshot
+                .resource(slot)
+                .map_or(Entry::Pending, Entry::Resource),
+        }
+    }
+
+    /// The names whose entries may differ between two bases.
+    fn changes<'a>(&'a self, newer: &'a Self) -> Vec<&'a Arc<str>> {
+        if self.is(newer) {
+            return Vec::new();
+        }
+        let resource = |base: &'a Self, slot| base.snapshot.resource(slot);
+        let same = |a: Option<&Arc<Resource>>, b: Option<&Arc<Resource>>| match (a, b) {
+            (Some(a), Some(b)) => Arc::ptr_eq(a, b) || a.version() == b.version(),
+            (None, None) => true,
+            _ => false,
+        };
+        if Arc::ptr_eq(&self.set, &newer.set) {
+            let changed = |slot: Slot| !same(resource(self, slot), resource(newer, slot));
+            return newer
+                .set
+                .iter()
+                .filter(|(_, slot)| changed(*slot))
+                .map(|(name, _)| name)
+                .collect();
+        }
+        let (mut old, mut new) = (self.set.iter().peekable(), newer.set.iter().peekable());
+        let mut names = Vec::new();
+        loop {
+            let order = match (old.peek(), new.peek()) {
+                (Some(a), Some(b)) if Arc::ptr_eq(&a.0, &b.0) => Ordering::Equal,
+                (Some(a), Some(b)) => a.0.cmp(&b.0),
+                (Some(_), None) => Ordering::Less,
+                (None, Some(_)) => Ordering::Greater,
+                (None, None) => break,
+            };
+            let before = old.next_if(|_| order != Ordering::Greater);
+            let after = new.next_if(|_| order != Ordering::Less);
+            match (before, after) {
+                (Some(before), Some(after)) if same(resource(self, before.1), resource(newer, after.1)) => {}
+                (before, after) => names.extend(after.or(before).map(|(name, _)| name)),
+            }
+        }
+        names
+    }
+}
+
+/// What a proxy has of one name, where it is not what the base holds.
+#[derive(Clone, Debug)]
+pub(super) enum Held {
+    /// Nothing.
+    Nothing,
+    /// Something, of a version this stream cannot tell.
+    Unknown,
+    /// This version, as the proxy reported.
+    Version(Version),
+    /// This, although the base no longer has it: its removal waits.
+    Resource(Arc<Resource>),
+}
+
+/// What a kind's next response would carry, and what is left to do after it.
+#[derive(Debug, Default)]
+pub(super) struct Diff {
+    pub(super) resources: Vec<Arc<Resource>>,
+    pub(super) removed: Vec<Arc<str>>,
+    known: BTreeMap<Arc<str>, Held>,
+    asked: BTreeSet<Arc<str>>,
+    /// More could be sent now, had there been room.
+    pub(super) more: bool,
+}
+
+impl Diff {
+    pub(super) fn is_empty(&self) -> bool {
+        self.resources.is_empty() && self.removed.is_empty()
+    }
+}
+
+/// A response that the proxy has not answered yet.
+#[derive(Debug)]
+struct InFlight {
+    nonce: u64,
+    /// The base before it: what differs from it now is what was sent.
+    was: Base,
+    /// What was sent although it does not differ.
+    also: Box<[Arc<str>]>,
+    /// How many resources were sent.
+    count: usize,
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Ledger {
+    pub(super) subscription: Subscription,
+    base: Base,
+    known: BTreeMap<Arc<str>, Held>,
+    asked: BTreeSet<Arc<str>>,
+    parked: BTreeMap<Arc<str>, Version>,
+    /// Groups of resources that were rejected together, to be offered apart: one bad one must not hold up the others.
+    suspects: Vec<Box<[Arc<str>]>>,
+    in_flight: Option<Box<InFlight>>,
+    last_nonce: u64,
+    /// An answer is owed even if there is nothing to say.
+    pub(super) owes_answer: bool,
+}
+
+impl Ledger {
+    pub(super) fn base(&self) -> &Base {
+        &self.base
+    }
+
+    /// Names and exceptions it holds of its own.
+    #[cfg(test)]
+    pub(super) fn own(&self) -> usize {
+        self.known.len() + self.asked.len() + self.parked.len() + usize::from(!self.subscription.is_shared())
+    }
+
+    pub(super) fn in_flight(&self) -> bool {
+        self.in_flight.is_some()
+    }
+
+    /// The number of the last response of the kind; 0 before the first.
+    pub(super) fn last_nonce(&self) -> u64 {
+        self.last_nonce
+    }
+
+    pub(super) fn parked(&self) -> &BTreeMap<Arc<str>, Version> {
+        &self.parked
+    }
+
+    /// Whether the proxy is believed to have rejected nothing that it should have.
+    pub(super) fn is_clean(&self) -> bool {
+        self.parked.is_empty() && self.suspects.is_empty()
+    }
+
+    /// Starts from what a proxy that was connected before reports: names and versions. It has everything that `base`
+    /// holds, with the exceptions that are noted here.
+    pub(super) fn start(&mut self, base: Base, reported: &BTreeMap<String, String>) {
+        self.base = base;
+        if self.subscription.is_wildcard() {
+            for (name, _) in self.base.set.iter() {
+                if !reported.contains_key(name.as_ref()) {
+                    self.known.insert(name.clone(), Held::Nothing);
+                }
+            }
+        }
+        for (name, version) in reported {
+            let held = version.parse().map_or(Held::Unknown, Held::Version);
+            match (&held, self.base.entry(name)) {
+                (Held::Version(version), Entry::Resource(resource)) if resource.version() == *version => {}
+                _ if self.subscription.contains(name) => {
+                    self.known.insert(Self::intern(name, &self.base.set), held);
+                }
+                _ => {}
+            }
+        }
+    }
+
+    /// Subscribes to everything; what was not subscribed to by name is not there yet.
+    pub(super) fn subscribe_all(&mut self) {
+        for (name, _) in self.base.set.iter() {
+            if !self.subscription.contains(name) {
+                self.known.insert(name.clone(), Held::Nothing);
+            }
+        }
+        self.subscription.set_wildcard(true);
+    }
+
+    /// Notes that `name` must be answered, whatever the proxy is believed to have.
+    pub(super) fn ask(&mut self, name: Arc<str>) {
+        self.asked.insert(name);
+    }
+
+    /// Drops a name from the subscription and everything known about it.
+    pub(super) fn unsubscribe(&mut self, name: &str) {
+        self.subscription.remove(name);
+        if !self.subscription.is_wildcard() {
+            self.known.remove(name);
+            self.asked.remove(name);
+            self.parked.remove(name);
+        }
+    }
+
+    /// The name as some set spells it already, so that it is shared.
+    pub(super) fn intern(name: &str, set: &TypeSet) -> Arc<str> {
+        set.get(name)
+            .map_or_else(|| name.into(), |(name, _)| name.clone())
+    }
+
+    /// Compares what the proxy has with `target`.
+    ///
+    /// Removals are left for later unless `removals`, though never the answer to a name that was asked for; so is what
+    /// comes after `room` bytes of resources.
+    pub(super) fn diff(&self, target: &Base, removals: bool, room: usize) -> Diff {
+        let mut diff = Diff::default();
+        let mut bytes = 0;
+        let group = self.suspects.last();
+        let mut decide = |name: &Arc<str>, held: Option<&Held>, asked: bool| {
+            let entry = target.entry(name);
+            let before = self.base.entry(name);
+            let allowed = asked || group.is_none_or(|group| group.contains(name));
+            let keep = |diff: &mut Diff, held: Option<&Held>| {
+                let held = match (held, before) {
+                    (Some(held), _) => held.clone(),
+                    (None, Entry::Resource(resource)) => Held::Resource(resource.clone()),
+                    (None, _) => Held::Nothing,
+                };
+                diff.known.insert(name.clone(), held);
+                if asked {
+                    diff.asked.insert(name.clone());
+                }
+            };
+            let has_any = match held {
+                Some(Held::Nothing) => false,
+                Some(_) => true,
+                None => matches!(before, Entry::Resource(_)),
+            };
+            match entry {
+                Entry::Resource(resource) => {
+                    let has_it = match (held, before) {
+                        (None, Entry::Resource(before)) => before.version() == resource.version(),
+                        (Some(Held::Resource(held)), _) => held.version() == resource.version(),
+                        (Some(Held::Version(version)), _) => *version == resource.version(),
+                        _ => false,
+                    };
+                    if has_it && !asked {
+                        return;
+                    }
+                    let parked = !asked && self.parked.get(name) == Some(&resource.version());
+                    if parked || !allowed {
+                        keep(&mut diff, held);
+                    } else if bytes >= room {
+                        diff.more = true;
+                        keep(&mut diff, held);
+                    } else {
+                        bytes += resource.encoded().len();
+                        diff.resources.push(resource.clone());
+                    }
+                }
+                Entry::Pending if has_any || asked => keep(&mut diff, held),
+                Entry::Pending => {}
+                Entry::Absent if asked || (has_any && removals) => diff.removed.push(name.clone()),
+                Entry::Absent if has_any => keep(&mut diff, held),
+                Entry::Absent => {}
+            }
+        };
+        for name in self.base.changes(target) {
+            if self.subscription.contains(name)
+                && !self.known.contains_key(name)
+                && !self.asked.contains(name)
+            {
+                decide(name, None, false);
+            }
+        }
+        for (name, held) in &self.known {
+            if self.subscription.contains(name) && !self.asked.contains(name) {
+                decide(name, Some(held), false);
+            }
+        }
+        for name in &self.asked {
+            decide(name, self.known.get(name), true);
+        }
+        diff
+    }
+
+    /// Whether there is nothing to compare.
+    pub(super) fn is_at(&self, target: &Base) -> bool {
+        self.base.is(target) && self.known.is_empty() && self.asked.is_empty() && self.suspects.is_empty()
+    }
+
+    /// Takes note of a comparison whose response, if there is one, goes out with this number.
+    pub(super) fn commit(&mut self, target: Base, diff: &mut Diff, nonce: Option<u64>) {
+        let was = std::mem::replace(&mut self.base, target);
+        self.known = std::mem::take(&mut diff.known);
+        self.asked = std::mem::take(&mut diff.asked);
+        let Some(nonce) = nonce else { return };
+        self.suspects.pop();
+        for resource in &diff.resources {
+            self.parked.remove(resource.name());
+        }
+        for name in &diff.removed {
+            self.parked.remove(name);
+        }
+        let unchanged = |resource: &&Arc<Resource>| match was.entry(resource.name()) {
+            Entry::Resource(before) => before.version() == resource.version(),
+            _ => false,
+        };
+        let also = diff
+            .resources
+            .iter()
+            .filter(unchanged)
+            .map(|resource| resource.name().clone())
+            .collect();
+        self.in_flight = Some(Box::new(InFlight {
+            nonce,
+            was,
+            also,
+            count: diff.resources.len(),
+        }));
+        self.last_nonce = nonce;
+        self.owes_answer = false;
+    }
+
+    /// Drops a group of suspects of which nothing is left to offer.
+    pub(super) fn clear_suspects(&mut self) -> bool {
+        self.suspects.pop().is_some()
+    }
+
+    /// Whether `nonce` is the one in flight; if so it no longer is. With `whole`, all of the kind was in it.
+    pub(super) fn accept(&mut self, nonce: u64, whole: bool) -> bool {
+        let accepted = self.in_flight.take_if(|sent| sent.nonce == nonce).is_some();
+        if accepted && whole {
+            self.parked.clear();
+            self.known.retain(|_, held| matches!(held, Held::Resource(_)));
+        }
+        accepted
+    }
+
+    /// Takes note of a rejection of the response in flight. Returns the resources that are parked by it, or `None` if
+    /// `nonce` is not in flight.
+    ///
+    /// Envoy applies clusters and listeners one by one and names those it refused (`<name>: <reason>`): if `singly`, the
+    /// others count as accepted. Of the other kinds it stops at the first bad one, so that good ones may not be applied:
+    /// they are offered again in smaller groups until the bad one is alone.
+    pub(super) fn reject(
+        &mut self,
+        nonce: u64,
+        message: &str,
+        singly: bool,
+    ) -> Option<Vec<(Arc<str>, Version)>> {
+        let sent = self.in_flight.take_if(|sent| sent.nonce == nonce)?;
+        let changed = sent.was.changes(&self.base).into_iter();
+        let changed = changed.filter(|name| !self.known.contains_key(*name) && !self.asked.contains(*name));
+        let names: BTreeSet<_> = changed
+            .chain(&sent.also)
+            .filter(|name| self.subscription.contains(name))
+            .collect();
+        let mut offered: Vec<_> = names
+            .into_iter()
+            .filter_map(|name| match self.base.entry(name) {
+                Entry::Resource(resource) => Some((name.clone(), resource.version())),
+                _ => None,
+            })
+            .collect();
+        let is_named = |name: &str| message.contains(&format!("{name}: "));
+        if singly && offered.iter().any(|(name, _)| is_named(name)) {
+            offered.retain(|(name, _)| is_named(name));
+        }
+        for (name, _) in &offered {
+            self.known.insert(name.clone(), Held::Unknown);
+        }
+        if !singly && sent.count > 1 {
+            let names: Vec<_> = offered.into_iter().map(|(name, _)| name).collect();
+            let (first, second) = names.split_at(names.len() / 2);
+            let groups = [second.into(), first.into()].into_iter();
+            self.suspects
+                .extend(groups.filter(|group: &Box<[_]>| !group.is_empty()));
+            return Some(Vec::new());
+        }
+        self.parked.extend(offered.iter().cloned());
+        Some(offered)
+    }
+
+    /// Everything a state-of-the-world response of the kind holds: all of `base`, and what waits for its removal.
+    pub(super) fn whole(&self) -> Vec<Arc<Resource>> {
+        let entries = self
+            .base
+            .set
+            .iter()
+            .filter(|(name, _)| self.subscription.contains(name));
+        let held = self
+            .known
+            .iter()
+            .filter_map(|(name, held)| match (held, self.base.entry(name)) {
+                (Held::Resource(resource), Entry::Absent | Entry::Pending) => Some(resource.clone()),
+                _ => None,
+            });
+        entries
+            .filter_map(|(_, slot)| self.base.snapshot.resource(*slot).cloned())
+            .chain(held)
+            .collect()
+    }
+}
