@@ -1,0 +1,19 @@
+//! `osm completion`.
+
+use clap::{Args, Command};
+use clap_complete::Shell;
+
+/// A completion script.
+#[derive(Debug, Args)]
+pub(crate) struct Completion {
+    /// The shell
+    shell: Shell,
+}
+
+impl Completion {
+    pub(crate) fn run(&self, mut command: Command) {
+        let mut script = Vec::new();
+        clap_complete::generate(self.shell, &mut command, "osm", &mut script);
+        print!("{}", String::from_utf8_lossy(&script));
+    }
+}

@@ -1,0 +1,11 @@
+//! The commands, one file each.
+
+pub(crate) mod completion;
+pub(crate) mod env;
+pub(crate) mod install;
+pub(crate) mod mesh;
+pub(crate) mod metrics;
+pub(crate) mod namespace;
+pub(crate) mod proxy;
+pub(crate) mod uninstall;
+pub(crate) mod version;
