@@ -5,6 +5,7 @@
 //! has equal output, lists keep the IR's order, and no field is used that the newest Envoy calls deprecated.
 
 mod access_log;
+pub mod bootstrap;
 mod cluster;
 mod endpoint;
 mod external_authorization;
