@@ -1,8 +1,8 @@
 //! The accept loop of every server: bounded, time-limited, and leaving gently.
 //!
 //! Owns connections from accept to close. Invariants: no more than [`Limits::connections`] at a time; a peer that
-//! does not finish its handshake, or does not send a first request, is dropped in time; a panic in one connection
-//! ends that connection only; once told to drain, nothing new is accepted and every connection is asked to go within
+//! does not finish its handshake, or does not send a first request, is dropped in time; a panic in a
+//! handler ends that request, at worst its connection; once told to drain, nothing new is accepted and every connection is asked to go within
 //! [`Limits::leave_over`], at a random moment, so that its peers do not arrive elsewhere all at once.
 
 use std::{
@@ -400,3 +400,7 @@ impl Drop for Closing {
         self.0.dec();
     }
 }
+
+#[cfg(test)]
+#[path = "serve_tests.rs"]
+mod tests;

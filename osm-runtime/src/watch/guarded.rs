@@ -1,13 +1,15 @@
-//! Decoding one object so that a malformed one does not fail the whole answer.
+//! Decoding answers so that a malformed object does not fail the others.
 //!
-//! The text of the object is decoded directly; only when that fails is its metadata decoded alone. (The client
+//! The text of each object is decoded directly; only when that fails is its metadata decoded alone. (The client
 //! library's own guard decodes every object twice, through a generic value.)
 
-use std::borrow::Cow;
-
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
-use kube::Resource;
-use serde::{Deserialize, Deserializer, de::DeserializeOwned};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ListMeta, ObjectMeta};
+use kube::{
+    Error, Resource,
+    api::ObjectList,
+    core::{Status, TypeMeta, WatchEvent, watch::Bookmark},
+};
+use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::value::RawValue;
 
 use super::{Malformed, ObjectKey};
@@ -21,11 +23,6 @@ pub struct Guarded<K> {
     /// The object, or the decoder's complaint.
     pub object: Result<K, String>,
     /// Of a malformed object, its metadata.
-    metadata: ObjectMeta,
-}
-
-#[derive(Deserialize)]
-struct OnlyMetadata {
     metadata: ObjectMeta,
 }
 
@@ -70,54 +67,73 @@ impl<K: Resource> Guarded<K> {
     }
 }
 
-impl<'de, K: DeserializeOwned> Deserialize<'de> for Guarded<K> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let text = Box::<RawValue>::deserialize(deserializer)?;
-        match serde_json::from_str(text.get()) {
+impl<K: DeserializeOwned> Guarded<K> {
+    /// Decodes one object.
+    fn decode(text: &str) -> serde_json::Result<Self> {
+        #[derive(Deserialize)]
+        struct OnlyMetadata {
+            metadata: ObjectMeta,
+        }
+        match serde_json::from_str(text) {
             Ok(object) => Ok(Self {
                 object: Ok(object),
                 metadata: ObjectMeta::default(),
             }),
             Err(error) => {
-                let only: OnlyMetadata =
-                    serde_json::from_str(text.get()).map_err(serde::de::Error::custom)?;
+                let OnlyMetadata { metadata } = serde_json::from_str(text)?;
                 Ok(Self {
                     object: Err(error.to_string()),
-                    metadata: only.metadata,
+                    metadata,
                 })
             }
         }
     }
 }
 
-impl<K: Resource> Resource for Guarded<K> {
-    type DynamicType = K::DynamicType;
-    type Scope = K::Scope;
-
-    fn kind(dynamic: &K::DynamicType) -> Cow<'_, str> {
-        K::kind(dynamic)
+/// Decodes one event of a watch.
+pub(super) fn decode_event<K: DeserializeOwned>(line: &[u8]) -> kube::Result<WatchEvent<Guarded<K>>> {
+    #[derive(Deserialize)]
+    struct Line<'a> {
+        r#type: &'a str,
+        #[serde(borrow)]
+        object: &'a RawValue,
     }
+    let decode = || {
+        let Line { r#type, object } = serde_json::from_slice(line)?;
+        Ok(match r#type {
+            "ADDED" => WatchEvent::Added(Guarded::decode(object.get())?),
+            "MODIFIED" => WatchEvent::Modified(Guarded::decode(object.get())?),
+            "DELETED" => WatchEvent::Deleted(Guarded::decode(object.get())?),
+            "BOOKMARK" => WatchEvent::Bookmark(serde_json::from_str::<Bookmark>(object.get())?),
+            "ERROR" => WatchEvent::Error(Box::new(serde_json::from_str::<Status>(object.get())?)),
+            _ => return Err(serde::de::Error::custom("an event of unknown type")),
+        })
+    };
+    decode().map_err(Error::SerdeError)
+}
 
-    fn group(dynamic: &K::DynamicType) -> Cow<'_, str> {
-        K::group(dynamic)
+/// Decodes one page of a list.
+pub(super) fn decode_page<K: Resource<DynamicType = ()> + DeserializeOwned + Clone>(
+    text: &str,
+) -> kube::Result<ObjectList<Guarded<K>>> {
+    #[derive(Deserialize)]
+    struct Page<'a> {
+        metadata: ListMeta,
+        #[serde(borrow)]
+        items: Option<Vec<&'a RawValue>>,
     }
-
-    fn version(dynamic: &K::DynamicType) -> Cow<'_, str> {
-        K::version(dynamic)
-    }
-
-    fn plural(dynamic: &K::DynamicType) -> Cow<'_, str> {
-        K::plural(dynamic)
-    }
-
-    fn meta(&self) -> &ObjectMeta {
-        self.metadata()
-    }
-
-    fn meta_mut(&mut self) -> &mut ObjectMeta {
-        match &mut self.object {
-            Ok(object) => object.meta_mut(),
-            Err(_) => &mut self.metadata,
-        }
-    }
+    let decode = || {
+        let page: Page<'_> = serde_json::from_str(text)?;
+        let items = page.items.unwrap_or_default();
+        let items = items
+            .into_iter()
+            .map(|item| Guarded::decode(item.get()))
+            .collect::<Result<_, _>>()?;
+        Ok(ObjectList {
+            types: TypeMeta::list::<K>(),
+            metadata: page.metadata,
+            items,
+        })
+    };
+    decode().map_err(Error::SerdeError)
 }

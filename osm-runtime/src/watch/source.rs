@@ -1,16 +1,20 @@
 //! Where a watch reads from: whole objects, or their metadata only.
 
-use std::fmt;
+use std::{fmt, marker::PhantomData};
 
-use futures::{StreamExt, stream::BoxStream};
+use futures::{AsyncBufRead, AsyncBufReadExt, StreamExt, stream, stream::BoxStream};
+use http::Request;
 use kube::{
-    Api, Client, Resource,
+    Api, Client, Error, Resource,
     api::{ListParams, ObjectList, WatchParams},
-    core::{NamespaceResourceScope, PartialObjectMeta, WatchEvent},
+    core::{NamespaceResourceScope, PartialObjectMeta, Request as Requests, WatchEvent},
 };
 use serde::de::DeserializeOwned;
 
-use super::guarded::Guarded;
+use super::guarded::{Guarded, decode_event, decode_page};
+
+/// Longest event that is read. The API server's objects have 1.5 MiB at most, and JSON of them little more.
+const MAX_EVENT: usize = 16 * 1024 * 1024;
 
 /// Changes as they arrive.
 pub(super) type Stream<K> = BoxStream<'static, kube::Result<WatchEvent<Guarded<K>>>>;
@@ -35,19 +39,35 @@ pub trait Source: Send + Sync {
 }
 
 /// Whole objects.
-pub struct Full<K>(Api<Guarded<K>>);
+pub struct Full<K> {
+    client: Client,
+    requests: Requests,
+    object: PhantomData<fn() -> K>,
+}
 
 impl<K: Resource<DynamicType = ()>> Full<K> {
     pub(super) fn all(client: Client) -> Self {
-        Self(Api::all(client))
+        Self {
+            client,
+            requests: Requests::new(K::url_path(&(), None)),
+            object: PhantomData,
+        }
     }
 
     pub(super) fn namespaced(client: Client, namespace: &str) -> Self
     where
         K: Resource<Scope = NamespaceResourceScope>,
     {
-        Self(Api::namespaced(client, namespace))
+        Self {
+            client,
+            requests: Requests::new(K::url_path(&(), Some(namespace))),
+            object: PhantomData,
+        }
     }
+}
+
+fn built(request: Result<Request<Vec<u8>>, kube::core::request::Error>) -> kube::Result<Request<Vec<u8>>> {
+    request.map_err(Error::BuildRequest)
 }
 
 impl<K> Source for Full<K>
@@ -57,11 +77,51 @@ where
     type Object = K;
 
     async fn list(&self, params: &ListParams) -> kube::Result<ObjectList<Guarded<K>>> {
-        self.0.list(params).await
+        let text = self
+            .client
+            .request_text(built(self.requests.list(params))?)
+            .await?;
+        decode_page(&text)
     }
 
     async fn watch(&self, params: &WatchParams, version: &str) -> kube::Result<Stream<K>> {
-        Ok(self.0.watch(params, version).await?.boxed())
+        let lines = self
+            .client
+            .request_stream(built(self.requests.watch(params, version))?)
+            .await?;
+        let lines = Box::pin(lines);
+        let events = stream::unfold((lines, Vec::new()), async |(mut lines, mut line)| {
+            let event = match read_line(&mut lines, &mut line).await {
+                Ok(true) => decode_event(&line),
+                // The end, or the middle of an event: either way the rest comes with the next watch.
+                Ok(false) => return None,
+                Err(error) => Err(Error::ReadEvents(error)),
+            };
+            Some((event, (lines, line)))
+        });
+        Ok(events.boxed())
+    }
+}
+
+/// Reads a whole line into `line`; `false` when there is none any more.
+async fn read_line(lines: &mut (impl AsyncBufRead + Unpin), line: &mut Vec<u8>) -> std::io::Result<bool> {
+    line.clear();
+    line.shrink_to(64 * 1024);
+    loop {
+        let available = lines.fill_buf().await?;
+        if available.is_empty() {
+            return Ok(false);
+        }
+        let end = available.iter().position(|byte| *byte == b'\n');
+        let taken = end.map_or(available.len(), |end| end + 1);
+        if line.len() + taken > MAX_EVENT {
+            return Err(std::io::Error::other("an event is longer than any object may be"));
+        }
+        line.extend_from_slice(&available[..taken]);
+        lines.consume_unpin(taken);
+        if end.is_some() {
+            return Ok(true);
+        }
     }
 }
 

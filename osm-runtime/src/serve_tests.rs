@@ -1,0 +1,335 @@
+//! Real TLS over loopback.
+
+use std::time::Instant;
+
+use bytes::Bytes;
+use http_body_util::{BodyExt, Empty, Full};
+use jiff::{SignedDuration, Timestamp};
+use osm_core::{
+    certificate::{Certificate, Profile, TrustBundle, proxy_of},
+    identity::{ProxyIdentity, ServiceIdentity, TrustDomain},
+};
+use rustls::{ClientConfig, RootCertStore, pki_types::ServerName};
+use tokio::{io::AsyncReadExt, task::JoinHandle};
+use tokio_rustls::{TlsConnector, client::TlsStream};
+
+use super::*;
+use crate::{
+    issuer::{Authority, KeyKind, Leaf, LeafRequest},
+    tls::{self, ClientRoots, ServerCertificate},
+};
+
+fn authority() -> Authority {
+    let now = Timestamp::now();
+    Authority::load(&Authority::generate(KeyKind::P256, now).unwrap(), now).unwrap()
+}
+
+fn sign(authority: &Authority, profile: Profile) -> Leaf {
+    let request = LeafRequest::new(profile, Duration::from_secs(3_600));
+    authority.sign(&request, Timestamp::now()).unwrap()
+}
+
+fn proxy() -> ProxyIdentity {
+    ProxyIdentity {
+        uuid: "6a1e9e6b-0000-4000-8000-00000000000f".parse().unwrap(),
+        service: ServiceIdentity::new("ns", "sa"),
+    }
+}
+
+fn domain() -> TrustDomain {
+    TrustDomain::default()
+}
+
+struct Server {
+    address: SocketAddr,
+    certificate: ServerCertificate,
+    roots: ClientRoots,
+    drain: CancellationToken,
+    done: JoinHandle<()>,
+}
+
+/// A server that demands client certificates and answers with the common name of the client's; `/panic`, `/slow` and
+/// `/until-leaving` do as they say.
+async fn start(authority: &Authority, limits: Limits) -> Server {
+    let (certificate, roots, drain) = (
+        ServerCertificate::new(),
+        ClientRoots::new(),
+        CancellationToken::new(),
+    );
+    certificate
+        .set(&sign(authority, Profile::ads(&domain())))
+        .unwrap();
+    roots.set(&TrustBundle::new([authority.root().clone()])).unwrap();
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let settings = Settings {
+        name: "test",
+        limits,
+        metrics: ServeMetrics::default(),
+        drain: drain.clone(),
+    };
+    let handler = tower::service_fn(|request: Request<Incoming>| async move {
+        let peer = request.extensions().get::<Peer>().unwrap().clone();
+        match request.uri().path() {
+            "/panic" => panic!("as asked"),
+            "/slow" => sleep(Duration::from_millis(300)).await,
+            "/until-leaving" => peer.leaving.cancelled().await,
+            "/forever" => std::future::pending().await,
+            _ => {}
+        }
+        let proxy = proxy_of(&peer.certificates[0], &domain()).map(|proxy| proxy.to_string());
+        let body = proxy.unwrap_or_else(|error| error.to_string());
+        Ok::<_, BoxError>(Response::new(Full::new(Bytes::from(body))))
+    });
+    let tls = tls::ads(&certificate, &roots).unwrap();
+    let done = tokio::spawn(serve_tls(listener, tls, settings, handler));
+    Server {
+        address,
+        certificate,
+        roots,
+        drain,
+        done,
+    }
+}
+
+fn limits() -> Limits {
+    let short = Duration::from_millis(300);
+    Limits {
+        handshake: short,
+        head: short,
+        leave_over: short / 10,
+        grace: short,
+        ..Limits::ads()
+    }
+}
+
+fn config(trusted: &Authority, leaf: Option<&Leaf>) -> ClientConfig {
+    let mut roots = RootCertStore::empty();
+    roots.add(trusted.root().der().to_vec().into()).unwrap();
+    let builder = ClientConfig::builder_with_provider(tls::provider())
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_root_certificates(roots);
+    let mut config = match leaf {
+        None => builder.with_no_client_auth(),
+        Some(leaf) => {
+            let chain = leaf.chain_der().iter().cloned().map(Into::into).collect();
+            builder.with_client_auth_cert(chain, leaf.key_der()).unwrap()
+        }
+    };
+    config.alpn_protocols = vec![b"h2".to_vec()];
+    config
+}
+
+async fn connect(server: SocketAddr, config: ClientConfig) -> std::io::Result<TlsStream<TcpStream>> {
+    let stream = TcpStream::connect(server).await?;
+    let name = ServerName::try_from("ads.cluster.local").unwrap();
+    TlsConnector::from(Arc::new(config)).connect(name, stream).await
+}
+
+type Sender = hyper::client::conn::http2::SendRequest<Empty<Bytes>>;
+
+async fn open(server: SocketAddr, config: ClientConfig) -> Result<Sender, BoxError> {
+    let stream = connect(server, config).await?;
+    let executor = TokioExecutor::new();
+    let (sender, connection) = hyper::client::conn::http2::handshake(executor, TokioIo::new(stream)).await?;
+    tokio::spawn(connection);
+    Ok(sender)
+}
+
+async fn get(sender: &mut Sender, path: &str) -> Result<String, BoxError> {
+    sender.ready().await?;
+    let request = Request::get(format!("https://ads.cluster.local{path}")).body(Empty::new())?;
+    let response = sender.send_request(request).await?;
+    Ok(String::from_utf8(
+        response.into_body().collect().await?.to_bytes().to_vec(),
+    )?)
+}
+
+async fn ask(server: SocketAddr, config: ClientConfig) -> Result<String, BoxError> {
+    get(&mut open(server, config).await?, "/").await
+}
+
+#[tokio::test]
+async fn only_clients_of_the_roots_are_served_and_the_handler_knows_them() {
+    let (ours, other) = (authority(), authority());
+    let server = start(&ours, limits()).await;
+    let good = sign(&ours, Profile::proxy(&proxy(), &domain()));
+    assert_eq!(
+        ask(server.address, config(&ours, Some(&good))).await.unwrap(),
+        proxy().to_string()
+    );
+
+    let past = Timestamp::now() - SignedDuration::from_hours(2);
+    let old = Authority::load(&Authority::generate(KeyKind::P256, past).unwrap(), past).unwrap();
+    let request = LeafRequest::new(Profile::proxy(&proxy(), &domain()), Duration::from_secs(60));
+    let expired = old.sign(&request, past).unwrap();
+    server
+        .roots
+        .set(&TrustBundle::new([ours.root().clone(), old.root().clone()]))
+        .unwrap();
+    let wrong_root = sign(&other, Profile::proxy(&proxy(), &domain()));
+    let not_a_client = sign(&ours, Profile::ads(&domain()));
+    for refused in [None, Some(&wrong_root), Some(&expired), Some(&not_a_client)] {
+        assert!(ask(server.address, config(&ours, refused)).await.is_err());
+    }
+    // A workload's certificate is good for TLS, but names no proxy: the handler tells.
+    let workload = sign(&ours, Profile::service(&proxy().service, &domain()));
+    let answer = ask(server.address, config(&ours, Some(&workload))).await.unwrap();
+    assert!(answer.contains("not a sidecar's"), "{answer}");
+    // The client checks the server too.
+    assert!(ask(server.address, config(&other, Some(&good))).await.is_err());
+    assert_eq!(
+        ask(server.address, config(&ours, Some(&good))).await.unwrap(),
+        proxy().to_string()
+    );
+}
+
+#[tokio::test]
+async fn certificates_and_roots_change_while_connections_stay() {
+    let (first, second) = (authority(), authority());
+    let server = start(&first, limits()).await;
+    let old = sign(&first, Profile::proxy(&proxy(), &domain()));
+    let new = sign(&second, Profile::proxy(&proxy(), &domain()));
+    let mut kept = open(server.address, config(&first, Some(&old))).await.unwrap();
+    get(&mut kept, "/").await.unwrap();
+
+    let serial = |stream: &TlsStream<TcpStream>| stream.get_ref().1.peer_certificates().unwrap()[0].to_vec();
+    let before = serial(&connect(server.address, config(&first, Some(&old))).await.unwrap());
+    server
+        .certificate
+        .set(&sign(&second, Profile::ads(&domain())))
+        .unwrap();
+    server
+        .roots
+        .set(&TrustBundle::new([second.root().clone()]))
+        .unwrap();
+    let after = serial(
+        &connect(server.address, config(&second, Some(&new)))
+            .await
+            .unwrap(),
+    );
+    assert_ne!(before, after);
+    assert_eq!(
+        Certificate::from_der(&after).unwrap().dns_names,
+        ["ads.cluster.local"]
+    );
+
+    assert!(ask(server.address, config(&second, Some(&new))).await.is_ok());
+    assert!(
+        ask(server.address, config(&second, Some(&old))).await.is_err(),
+        "the old root is out"
+    );
+    assert!(get(&mut kept, "/").await.is_ok(), "established connections stay");
+    server.roots.set(&TrustBundle::default()).unwrap();
+    assert!(
+        ask(server.address, config(&second, Some(&new))).await.is_err(),
+        "no roots: nobody"
+    );
+}
+
+#[tokio::test]
+async fn a_leaf_with_another_key_does_not_replace_a_good_one() {
+    let ours = authority();
+    let server = start(&ours, limits()).await;
+    let (one, two) = (
+        sign(&ours, Profile::ads(&domain())),
+        sign(&ours, Profile::ads(&domain())),
+    );
+    let mixed = Leaf::from_pem(one.chain_pem(), &two.key_pem()).unwrap();
+    assert!(server.certificate.set(&mixed).is_err());
+    let good = sign(&ours, Profile::proxy(&proxy(), &domain()));
+    assert!(ask(server.address, config(&ours, Some(&good))).await.is_ok());
+}
+
+/// Reads until the other end closes; how long that took.
+async fn closed_after(stream: &mut (impl AsyncRead + Unpin)) -> Duration {
+    let begun = Instant::now();
+    let mut rest = Vec::new();
+    let _ = timeout(Duration::from_secs(20), stream.read_to_end(&mut rest))
+        .await
+        .expect("closed");
+    begun.elapsed()
+}
+
+#[tokio::test]
+async fn those_who_say_nothing_are_dropped() {
+    let ours = authority();
+    let server = start(&ours, limits()).await;
+    let mut silent = TcpStream::connect(server.address).await.unwrap();
+    let waited = closed_after(&mut silent).await;
+    assert!(
+        waited >= Duration::from_millis(200) && waited < Duration::from_secs(10),
+        "{waited:?}"
+    );
+    let good = sign(&ours, Profile::proxy(&proxy(), &domain()));
+    let mut silent = connect(server.address, config(&ours, Some(&good))).await.unwrap();
+    closed_after(&mut silent).await;
+    // Whoever has asked something may stay.
+    let mut kept = open(server.address, config(&ours, Some(&good))).await.unwrap();
+    get(&mut kept, "/").await.unwrap();
+    sleep(Duration::from_millis(700)).await;
+    assert!(get(&mut kept, "/").await.is_ok());
+}
+
+#[tokio::test]
+async fn connections_are_capped_and_a_panic_ends_one_request_only() {
+    let ours = authority();
+    let server = start(
+        &ours,
+        Limits {
+            connections: 2,
+            ..limits()
+        },
+    )
+    .await;
+    let good = sign(&ours, Profile::proxy(&proxy(), &domain()));
+    let mut one = open(server.address, config(&ours, Some(&good))).await.unwrap();
+    let mut two = open(server.address, config(&ours, Some(&good))).await.unwrap();
+    get(&mut one, "/").await.unwrap();
+    get(&mut two, "/").await.unwrap();
+    assert!(ask(server.address, config(&ours, Some(&good))).await.is_err());
+    assert!(get(&mut one, "/panic").await.is_err());
+    assert!(
+        get(&mut one, "/").await.is_ok(),
+        "nor is the connection itself hurt"
+    );
+    assert!(get(&mut two, "/").await.is_ok());
+    drop(one);
+    sleep(Duration::from_millis(200)).await;
+    assert!(
+        ask(server.address, config(&ours, Some(&good))).await.is_ok(),
+        "its place is free again"
+    );
+}
+
+#[tokio::test]
+async fn draining_finishes_what_was_begun_and_cuts_what_will_not_end() {
+    let ours = authority();
+    let server = start(&ours, limits()).await;
+    let good = sign(&ours, Profile::proxy(&proxy(), &domain()));
+    let mut senders = Vec::new();
+    for _ in 0..3 {
+        senders.push(open(server.address, config(&ours, Some(&good))).await.unwrap());
+    }
+    let drain = server.drain.clone();
+    let requests = senders
+        .iter_mut()
+        .zip(["/slow", "/until-leaving", "/forever"])
+        .map(|(sender, path)| get(sender, path));
+    let (answers, ()) = tokio::join!(futures::future::join_all(requests), async {
+        sleep(Duration::from_millis(100)).await;
+        drain.cancel();
+        sleep(Duration::from_millis(50)).await;
+        assert!(
+            TcpStream::connect(server.address).await.is_err(),
+            "nothing new is accepted"
+        );
+    });
+    assert!(answers[0].is_ok() && answers[1].is_ok());
+    assert!(answers[2].is_err());
+    timeout(Duration::from_secs(10), server.done)
+        .await
+        .expect("drained")
+        .unwrap();
+}
