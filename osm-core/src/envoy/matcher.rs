@@ -56,11 +56,9 @@ pub(super) fn header_present(name: &str) -> HeaderMatcher {
 }
 
 /// Every request.
-///
-/// The empty prefix, and not `/`: the path of `OPTIONS *` does not begin with a slash.
 pub(super) fn any_request() -> RouteMatch {
     RouteMatch {
-        path_specifier: Some(route_match::PathSpecifier::Prefix(String::new())),
+        path_specifier: Some(route_match::PathSpecifier::Prefix("/".to_owned())),
         ..Default::default()
     }
 }

@@ -18,6 +18,7 @@ mod rbac;
 mod retry;
 mod route;
 mod secret;
+mod subject;
 mod tcp;
 mod tls;
 mod tracing;

@@ -5,19 +5,56 @@ use osm_proto::envoy::{
     extensions::filters::network::{
         direct_response::v3 as direct_response,
         tcp_proxy::v3::{
-            TcpProxy,
+            TcpProxy, UpstreamConnectMode,
             tcp_proxy::{ClusterSpecifier, WeightedCluster, weighted_cluster::ClusterWeight},
         },
     },
 };
 
-use super::{access_log::access_log, parts::any};
-use crate::ir;
+use super::{access_log::access_log, parts::any, retry::RETRIES};
+use crate::{api::names::PASSTHROUGH_CLUSTER, ir};
 
-/// Forwards connections to the clusters; closes them when no cluster has a share.
+/// Forwards connections that the pod's application makes, each tried on several endpoints.
+pub(super) fn outbound(stat_prefix: &str, clusters: &[ir::WeightedCluster]) -> Filter {
+    proxy(
+        stat_prefix,
+        clusters,
+        TcpProxy {
+            max_connect_attempts: Some(1 + RETRIES),
+            ..Default::default()
+        },
+    )
+}
+
+/// Forwards connections to the outside, to where they were going.
+pub(super) fn passthrough() -> Filter {
+    let cluster = ir::WeightedCluster {
+        cluster: PASSTHROUGH_CLUSTER.to_owned(),
+        weight: 1,
+    };
+    proxy(
+        &format!("egress-tcp-proxy.{PASSTHROUGH_CLUSTER}"),
+        &[cluster],
+        TcpProxy::default(),
+    )
+}
+
+/// Forwards connections to the pod's application, once the client's certificate has been seen.
 ///
-/// `attempts` is how often a connection is tried, each time on the load balancer's next endpoint.
-pub(super) fn proxy(stat_prefix: &str, clusters: &[ir::WeightedCluster], attempts: u32) -> Filter {
+/// Envoy would otherwise connect to the application while the TLS handshake is still going on, and so let anyone
+/// reach it, if only for a moment.
+pub(super) fn inbound(stat_prefix: &str, clusters: &[ir::WeightedCluster]) -> Filter {
+    let mode = UpstreamConnectMode::OnDownstreamTlsHandshake;
+    let options = TcpProxy {
+        upstream_connect_mode: mode.into(),
+        max_early_data_bytes: Some(0),
+        ..Default::default()
+    };
+    proxy(stat_prefix, clusters, options)
+}
+
+/// Closes connections when no cluster has a share.
+fn proxy(stat_prefix: &str, clusters: &[ir::WeightedCluster], options: TcpProxy) -> Filter {
     // Envoy rejects a weight of zero here, unlike in routes.
     let shares: Vec<_> = super::route::within_bounds(clusters)
         .filter(|share| share.weight > 0)
@@ -39,9 +76,8 @@ pub(super) fn proxy(stat_prefix: &str, clusters: &[ir::WeightedCluster], attempt
     let proxy = TcpProxy {
         stat_prefix: stat_prefix.to_owned(),
         cluster_specifier: Some(specifier),
-        max_connect_attempts: Some(attempts),
         access_log: vec![access_log()],
-        ..Default::default()
+        ..options
     };
     Filter {
         name: "tcp_proxy".to_owned(),

@@ -156,6 +156,8 @@ pub struct OutboundRoutes {
 /// The inbound listener: LDS.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct InboundListener {
+    /// The trust domain that peers must be workloads of.
+    pub trust_domain: TrustDomain,
     /// One chain for each of the proxy's service ports, ordered by name; no two match the same connection.
     pub chains: Vec<InboundChain>,
 }
@@ -247,11 +249,12 @@ pub struct ValidationContext {
 /// Whose certificates a [`ValidationContext`] accepts.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Subjects {
-    /// Every workload's of this trust domain; RBAC decides later. For inbound connections only.
+    /// Those that the filter chain in use names itself. For inbound connections only: each chain of the inbound
+    /// listener demands a DNS name in the listener's trust domain, or one of the principals that may connect.
     ///
-    /// Workload certificates carry a DNS name in the trust domain, xDS client certificates carry none: this is what
-    /// keeps a proxy's xDS certificate from passing for a workload's.
-    AnyWorkload(TrustDomain),
+    /// Workload certificates carry such a name, xDS client certificates carry none: this is what keeps a proxy's xDS
+    /// certificate from passing for a workload's.
+    NamedByChain,
     /// Only these names'. Nobody's when empty.
     Only(Vec<String>),
 }

@@ -11,7 +11,8 @@ use osm_proto::envoy::{
 use super::{listener, listener_filter, original_destination};
 use crate::{
     api::{names::INBOUND_LISTENER, ports::INBOUND},
-    envoy::{access_log::refusal_log, http, rbac, tcp, tls},
+    envoy::{access_log::refusal_log, http, rbac, subject, tcp, tls},
+    identity::TrustDomain,
     ir::{Forward, InboundChain, InboundListener, Settings},
 };
 
@@ -24,7 +25,7 @@ pub fn inbound_listener(inbound: &InboundListener, settings: &Settings) -> Liste
     let filter_chains: Vec<_> = inbound
         .chains
         .iter()
-        .map(|chain| filter_chain(chain, settings))
+        .map(|chain| filter_chain(chain, &inbound.trust_domain, settings))
         .collect();
     Listener {
         default_filter_chain: filter_chains.is_empty().then(tcp::closed_chain),
@@ -38,7 +39,8 @@ pub fn inbound_listener(inbound: &InboundListener, settings: &Settings) -> Liste
     }
 }
 
-fn filter_chain(chain: &InboundChain, settings: &Settings) -> FilterChain {
+fn filter_chain(chain: &InboundChain, trust_domain: &TrustDomain, settings: &Settings) -> FilterChain {
+    let clients = subject::of_clients(chain, trust_domain);
     let access = chain.access.as_ref().map(rbac::network_filter);
     FilterChain {
         name: chain.name.clone(),
@@ -49,7 +51,7 @@ fn filter_chain(chain: &InboundChain, settings: &Settings) -> FilterChain {
             application_protocols: tls::alpn(),
             ..Default::default()
         }),
-        transport_socket: Some(tls::downstream(&chain.name, &settings.tls)),
+        transport_socket: Some(tls::downstream(&chain.name, clients, &settings.tls)),
         filters: access.into_iter().chain([forward(chain, settings)]).collect(),
         ..Default::default()
     }
@@ -58,6 +60,6 @@ fn filter_chain(chain: &InboundChain, settings: &Settings) -> FilterChain {
 fn forward(chain: &InboundChain, settings: &Settings) -> Filter {
     match &chain.forward {
         Forward::Routes(name) => http::inbound(name.clone(), name, chain.access.is_some(), settings),
-        Forward::Clusters(clusters) => tcp::proxy(&chain.name, clusters, 1),
+        Forward::Clusters(clusters) => tcp::inbound(&chain.name, clusters),
     }
 }

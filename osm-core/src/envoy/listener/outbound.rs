@@ -9,12 +9,9 @@ use osm_proto::envoy::config::{
 
 use super::{listener, original_destination};
 use crate::{
-    api::{
-        names::{OUTBOUND_LISTENER, PASSTHROUGH_CLUSTER},
-        ports::OUTBOUND,
-    },
-    envoy::{access_log::refusal_log, http, retry::RETRIES, tcp},
-    ir::{Forward, OutboundChain, OutboundListener, Settings, WeightedCluster},
+    api::{names::OUTBOUND_LISTENER, ports::OUTBOUND},
+    envoy::{access_log::refusal_log, http, tcp},
+    ir::{Forward, OutboundChain, OutboundListener, Settings},
 };
 
 /// The LDS resource.
@@ -49,7 +46,7 @@ pub fn outbound_listener(outbound: &OutboundListener, settings: &Settings) -> Li
 fn filter_chain(chain: &OutboundChain, settings: &Settings) -> FilterChain {
     let filter = match &chain.forward {
         Forward::Routes(name) => http::outbound(format!("rds-outbound.{}", chain.port), name, settings),
-        Forward::Clusters(clusters) => tcp::proxy(&chain.name, clusters, 1 + RETRIES),
+        Forward::Clusters(clusters) => tcp::outbound(&chain.name, clusters),
     };
     FilterChain {
         name: chain.name.clone(),
@@ -73,14 +70,9 @@ fn single_address(address: &IpAddr) -> CidrRange {
 
 /// Lets traffic that is not for the mesh out as it is, to where it was going.
 fn passthrough() -> FilterChain {
-    let cluster = WeightedCluster {
-        cluster: PASSTHROUGH_CLUSTER.to_owned(),
-        weight: 1,
-    };
-    let stat_prefix = format!("egress-tcp-proxy.{PASSTHROUGH_CLUSTER}");
     FilterChain {
         name: "outbound-egress-filter-chain".to_owned(),
-        filters: vec![tcp::proxy(&stat_prefix, &[cluster], 1)],
+        filters: vec![tcp::passthrough()],
         ..Default::default()
     }
 }
