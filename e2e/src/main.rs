@@ -1,1 +1,129 @@
-fn main() {}
+//! `osm-e2e`: a local Kubernetes, images for it, and what runs on it.
+#![cfg_attr(test, allow(clippy::unwrap_used))]
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::{Context, Result};
+use clap::{Parser, Subcommand};
+use osm_e2e::checkout::Checkout;
+use osm_e2e::cluster::programs::{self, Programs};
+use osm_e2e::cluster::{self, envoy};
+use osm_e2e::image::{self, catalog, import};
+use osm_e2e::progress::Progress;
+
+/// A local Kubernetes, images for it, and what runs on it.
+#[derive(Parser)]
+#[command(version, about)]
+struct Arguments {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Subcommand)]
+enum Verb {
+    /// The local Kubernetes; with CLUSTER=current, the one of $KUBECONFIG instead.
+    #[command(subcommand)]
+    Cluster(ClusterVerb),
+    /// Build images and import them into the local Kubernetes.
+    Images {
+        /// Which ones; all if none is named.
+        names: Vec<String>,
+        /// Make an image of any program with its libraries: NAME=PATH. Only these are built unless names are given, too.
+        #[arg(long = "program", value_name = "NAME=PATH")]
+        programs: Vec<String>,
+        /// Cargo's profile for the mesh's programs.
+        #[arg(long, default_value = "release")]
+        profile: String,
+    },
+    /// Build programs into the cache and print where they are; `envoy` downloads Envoy. All of the cluster's if none is named.
+    Programs { names: Vec<String> },
+}
+
+#[derive(Subcommand)]
+enum ClusterVerb {
+    /// Make the cluster, or find that it is up.
+    Up,
+    /// Remove it and all it left.
+    Down,
+    /// Try all that tests rely on.
+    Check,
+}
+
+fn main() -> ExitCode {
+    match run(Arguments::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(arguments: Arguments) -> Result<()> {
+    let checkout = Checkout::find()?;
+    let progress = Progress::new();
+    match arguments.verb {
+        Verb::Cluster(ClusterVerb::Up) => cluster::up::up(&checkout, &progress),
+        Verb::Cluster(ClusterVerb::Down) => cluster::up::down(&checkout, &progress),
+        Verb::Cluster(ClusterVerb::Check) => cluster::check::check(&checkout, &progress),
+        Verb::Images {
+            names,
+            programs,
+            profile,
+        } => images(names, &programs, &profile, &checkout, &progress),
+        Verb::Programs { names } => build_programs(&names, &checkout, &progress),
+    }
+}
+
+fn images(
+    mut names: Vec<String>,
+    programs: &[String],
+    profile: &str,
+    checkout: &Checkout,
+    progress: &Progress,
+) -> Result<()> {
+    if cluster::is_current() {
+        progress.say("CLUSTER=current: that cluster pulls its images, none is built");
+        return Ok(());
+    }
+    if names.is_empty() && programs.is_empty() {
+        names = catalog::names().map(str::to_owned).collect();
+    }
+    let mut all = Vec::new();
+    for program in programs {
+        let (name, path) = program.split_once('=').context("--program takes NAME=PATH")?;
+        all.push(catalog::of_program(name, &PathBuf::from(path))?);
+    }
+    catalog::prepare(progress)?;
+    let names: Vec<&str> = names.iter().map(String::as_str).collect();
+    all.extend(catalog::build(&names, profile, checkout, progress)?);
+    for image in &all {
+        let imported = progress.step(&image.reference(), || import::import(image, checkout))?;
+        if !imported {
+            progress.say("        (unchanged)");
+        }
+    }
+    println!(
+        "{} images, named {}/<name>:{}",
+        all.len(),
+        image::REGISTRY,
+        image::TAG
+    );
+    Ok(())
+}
+
+fn build_programs(names: &[String], checkout: &Checkout, progress: &Progress) -> Result<()> {
+    let all: Vec<String> = programs::NEEDED
+        .iter()
+        .map(|program| program.name.to_owned())
+        .collect();
+    for name in if names.is_empty() { &all } else { names } {
+        let path = match name.as_str() {
+            "envoy" => envoy::ensure(progress)?,
+            name => Programs::ensure_one(checkout, name, progress)?,
+        };
+        println!("{}", path.display());
+    }
+    Ok(())
+}

@@ -1,0 +1,289 @@
+//! The Go programs of the cluster: what they are built from, and where the built ones are kept.
+//!
+//! Owns the table of programs and the cache of built ones. Each is a small Go module of ours under `e2e/programs` that
+//! pins the real program's release. Invariant: a cached program is found under a hash of everything that decides what
+//! it is, so that it is built once for all checkouts and never stale.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail};
+use sha2::{Digest, Sha256};
+
+use crate::checkout::{Checkout, cache_dir};
+use crate::command::{command, run};
+use crate::progress::Progress;
+
+/// One Go module that is built into one binary.
+pub struct Program {
+    /// The module's folder under `e2e/programs`, and the binary's name.
+    pub name: &'static str,
+    /// The package to build: the module's own, or one it depends on.
+    package: &'static str,
+    /// Extra flags of the linker: most programs learn their version there.
+    link_flags: &'static str,
+    /// Names the binary is called by, if it is several programs in one.
+    aliases: &'static [&'static str],
+}
+
+/// What every cluster needs. The slowest comes first.
+pub const NEEDED: [Program; 5] = [
+    Program {
+        name: "kubernetes",
+        package: ".",
+        link_flags: "-X k8s.io/component-base/version.gitVersion=v1.36.3 \
+                     -X k8s.io/component-base/version.gitMajor=1 -X k8s.io/component-base/version.gitMinor=36 \
+                     -X k8s.io/component-base/version.gitTreeState=clean \
+                     -X k8s.io/client-go/pkg/version.gitVersion=v1.36.3 \
+                     -X k8s.io/client-go/pkg/version.gitMajor=1 -X k8s.io/client-go/pkg/version.gitMinor=36",
+        aliases: &[
+            "kube-apiserver",
+            "kube-controller-manager",
+            "kube-scheduler",
+            "kube-proxy",
+            "kubelet",
+            "kubectl",
+        ],
+    },
+    Program {
+        name: "coredns",
+        package: ".",
+        link_flags: "",
+        aliases: &[],
+    },
+    Program {
+        name: "metrics-server",
+        package: "sigs.k8s.io/metrics-server/cmd/metrics-server",
+        link_flags: "",
+        aliases: &[],
+    },
+    Program {
+        name: "helm",
+        package: "helm.sh/helm/v3/cmd/helm",
+        link_flags: "-X helm.sh/helm/v3/internal/version.version=v3.21.4",
+        aliases: &[],
+    },
+    Program {
+        name: "etcd",
+        package: "go.etcd.io/etcd/server/v3",
+        link_flags: "",
+        aliases: &[],
+    },
+];
+
+/// What only some tests need; built when asked for by name.
+pub const ON_DEMAND: [Program; 0] = [];
+
+/// Built programs, by every name they are called.
+#[derive(Debug, Default)]
+pub struct Programs {
+    paths: BTreeMap<String, PathBuf>,
+    fingerprint: String,
+}
+
+impl Programs {
+    /// Builds what is not in the cache and returns all that a cluster needs.
+    pub fn ensure(checkout: &Checkout, progress: &Progress) -> Result<Self> {
+        Self::collect(checkout, &NEEDED.iter().collect::<Vec<_>>(), progress)
+    }
+
+    /// One program by name, built if it is not in the cache.
+    pub fn ensure_one(checkout: &Checkout, name: &str, progress: &Progress) -> Result<PathBuf> {
+        let program = NEEDED
+            .iter()
+            .chain(&ON_DEMAND)
+            .find(|program| program.name == name);
+        let program = program.with_context(|| format!("no program is called {name}; see e2e/programs"))?;
+        Self::collect(checkout, &[program], progress)?.path(name)
+    }
+
+    /// The file of a program, by any name it is called.
+    pub fn path(&self, name: &str) -> Result<PathBuf> {
+        self.paths
+            .get(name)
+            .cloned()
+            .with_context(|| format!("{name} is not among the built programs"))
+    }
+
+    /// Tells these programs from any other versions of them.
+    pub fn fingerprint(&self) -> &str {
+        &self.fingerprint
+    }
+
+    fn collect(checkout: &Checkout, programs: &[&Program], progress: &Progress) -> Result<Self> {
+        let cache = cache_dir()?.join("programs");
+        let mut found = Self::default();
+        let mut all = Sha256::new();
+        for program in programs {
+            let source = checkout.programs_source().join(program.name);
+            let hash = program.hash(&source)?;
+            all.update(&hash);
+            let folder = cache.join(format!("{}-{hash}", program.name));
+            let binary = folder.join(program.name);
+            if !binary.exists() {
+                let what = format!("build {} (minutes, the first time only)", program.name);
+                progress.long_step(&what, || program.build(&source, &folder))?;
+            }
+            found.paths.insert(program.name.to_owned(), binary);
+            for alias in program.aliases {
+                found.paths.insert((*alias).to_owned(), folder.join(alias));
+            }
+        }
+        found.fingerprint = hex(all);
+        Ok(found)
+    }
+}
+
+impl Program {
+    /// Hash of everything that decides what is built.
+    fn hash(&self, source: &Path) -> Result<String> {
+        let mut names = Vec::new();
+        let told = || format!("cannot read the Go module {}", source.display());
+        for entry in fs::read_dir(source).with_context(told)? {
+            let name = entry
+                .with_context(told)?
+                .file_name()
+                .to_string_lossy()
+                .into_owned();
+            if name.starts_with("go.") || name.ends_with(".go") {
+                names.push(name);
+            }
+        }
+        names.sort();
+        if !names.iter().any(|name| name == "go.sum") {
+            bail!("{} has no go.sum: run `go mod tidy` there", source.display());
+        }
+        let mut hash = Sha256::new();
+        for part in [self.package, self.link_flags]
+            .into_iter()
+            .chain(self.aliases.iter().copied())
+        {
+            hash.update(part.len().to_le_bytes());
+            hash.update(part);
+        }
+        for name in names {
+            let text = fs::read(source.join(&name)).with_context(told)?;
+            for part in [name.as_bytes(), &text] {
+                hash.update(part.len().to_le_bytes());
+                hash.update(part);
+            }
+        }
+        Ok(hex(hash)[..16].to_owned())
+    }
+
+    /// Builds into `folder`, which appears whole or not at all.
+    fn build(&self, source: &Path, folder: &Path) -> Result<()> {
+        let cache = folder.parent().context("the cache has no parent folder")?;
+        fs::create_dir_all(cache).with_context(|| format!("cannot create {}", cache.display()))?;
+        // Another checkout may be building the same program: it is waited for, not raced.
+        let lock = File::create(cache.join(format!("{}.lock", self.name)))?;
+        lock.lock().context("cannot lock the cache")?;
+        if folder.exists() {
+            return Ok(());
+        }
+        let draft = tempfile::tempdir_in(cache)?;
+        let mut go = command("go", ["build", "-trimpath", "-ldflags"]);
+        go.arg(format!("-s -w {}", self.link_flags))
+            .arg("-o")
+            .arg(draft.path().join(self.name))
+            .arg(self.package);
+        go.current_dir(source)
+            .env("CGO_ENABLED", "0")
+            .env("GOWORK", "off");
+        run(&mut go).with_context(|| {
+            format!(
+                "cannot build {}: Go 1.26 and access to a Go module proxy are needed",
+                self.name
+            )
+        })?;
+        for alias in self.aliases {
+            std::os::unix::fs::symlink(self.name, draft.path().join(alias))?;
+        }
+        fs::rename(draft.keep(), folder).with_context(|| format!("cannot create {}", folder.display()))
+    }
+}
+
+pub(crate) fn hex(hash: Sha256) -> String {
+    hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PROGRAM: Program = Program {
+        name: "p",
+        package: ".",
+        link_flags: "-X a=1",
+        aliases: &["b"],
+    };
+
+    fn module() -> tempfile::TempDir {
+        let folder = tempfile::tempdir().unwrap();
+        for (name, text) in [
+            ("go.mod", "module p"),
+            ("go.sum", "x"),
+            ("main.go", "package main"),
+        ] {
+            fs::write(folder.path().join(name), text).unwrap();
+        }
+        folder
+    }
+
+    #[test]
+    fn whatever_decides_the_program_changes_its_hash() {
+        let module = module();
+        let first = PROGRAM.hash(module.path()).unwrap();
+        assert_eq!(PROGRAM.hash(module.path()).unwrap(), first);
+        assert_ne!(
+            Program {
+                link_flags: "-X a=2",
+                ..PROGRAM
+            }
+            .hash(module.path())
+            .unwrap(),
+            first
+        );
+        assert_ne!(
+            Program {
+                aliases: &[],
+                ..PROGRAM
+            }
+            .hash(module.path())
+            .unwrap(),
+            first
+        );
+        for file in ["go.mod", "go.sum", "main.go"] {
+            let old = fs::read(module.path().join(file)).unwrap();
+            fs::write(module.path().join(file), "other").unwrap();
+            assert_ne!(PROGRAM.hash(module.path()).unwrap(), first, "{file}");
+            fs::write(module.path().join(file), old).unwrap();
+        }
+        fs::write(module.path().join("README.md"), "words").unwrap();
+        assert_eq!(PROGRAM.hash(module.path()).unwrap(), first);
+    }
+
+    #[test]
+    fn unpinned_dependencies_are_refused() {
+        let module = module();
+        fs::remove_file(module.path().join("go.sum")).unwrap();
+        assert!(
+            PROGRAM
+                .hash(module.path())
+                .unwrap_err()
+                .to_string()
+                .contains("go.sum")
+        );
+    }
+
+    #[test]
+    fn every_program_has_its_module() {
+        let checkout = Checkout::find().unwrap();
+        for program in NEEDED.iter().chain(&ON_DEMAND) {
+            program
+                .hash(&checkout.programs_source().join(program.name))
+                .unwrap();
+        }
+    }
+}
