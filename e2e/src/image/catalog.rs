@@ -11,7 +11,7 @@ use super::base::{base, program};
 use super::{Entry, Image, Layer, debian};
 use crate::checkout::{Checkout, cache_dir};
 use crate::cluster::programs::Programs;
-use crate::cluster::{envoy, packages};
+use crate::cluster::{envoy, packages, up::replace_link};
 use crate::command::{command, run};
 use crate::progress::Progress;
 
@@ -20,7 +20,7 @@ struct Component {
     image: &'static str,
     package: &'static str,
     binary: &'static str,
-    /// Whether it changes firewalls, as root.
+    /// Whether it changes firewalls. It must be started as root for that.
     iptables: bool,
 }
 
@@ -38,15 +38,15 @@ const COMPONENTS: [Component; 4] = [
         iptables: false,
     },
     Component {
-        image: "init",
+        image: "osm-sidecar",
         package: "osm-sidecar",
         binary: "osm-sidecar",
         iptables: true,
     },
     Component {
-        image: "osm-healthcheck",
-        package: "osm-sidecar",
-        binary: "osm-sidecar",
+        image: "osm-demo",
+        package: "osm-e2e",
+        binary: "osm-demo",
         iptables: false,
     },
 ];
@@ -125,7 +125,6 @@ impl Component {
             let mut firewall = Layer::default();
             debian::add_iptables(&mut firewall)?;
             image.layers.insert(1, firewall);
-            image.user = String::new();
         }
         Ok(image)
     }
@@ -137,7 +136,14 @@ fn compile(components: &[&Component], profile: &str, checkout: &Checkout) -> Res
     for component in components {
         cargo.args(["-p", component.package, "--bin", component.binary]);
     }
-    run(&mut cargo)
+    // What installs the images belongs to them: both come of the same sources.
+    cargo.args(["-p", "osm-cli", "--bin", "osm"]);
+    run(&mut cargo)?;
+    fs::create_dir_all(checkout.bin())?;
+    replace_link(
+        &binaries(profile, checkout).join("osm"),
+        checkout.bin().join("osm"),
+    )
 }
 
 /// Where cargo leaves what it builds.
@@ -207,6 +213,19 @@ mod tests {
             .unwrap_err()
             .to_string();
         assert!(names().all(|name| error.contains(name)), "{error}");
+    }
+
+    fn cargo_packages(checkout: &Checkout) -> Vec<String> {
+        let manifests = fs::read_dir(checkout.root())
+            .unwrap()
+            .flatten()
+            .map(|entry| entry.path().join("Cargo.toml"));
+        let name = |text: String| {
+            text.lines()
+                .find_map(|line| line.strip_prefix("name = ").map(str::to_owned))
+        };
+        let names = manifests.filter_map(|path| name(fs::read_to_string(path).ok()?));
+        names.map(|name| name.trim_matches('"').to_owned()).collect()
     }
 
     #[test]

@@ -65,12 +65,14 @@ data=/var/lib/mysql
 {
   [ -z "$MYSQL_DATABASE" ] || echo "CREATE DATABASE IF NOT EXISTS \`$MYSQL_DATABASE\`;"
   if [ -n "$MYSQL_ROOT_PASSWORD" ]; then
-    echo "CREATE USER IF NOT EXISTS 'root'@'%'; ALTER USER 'root'@'%' IDENTIFIED BY '$MYSQL_ROOT_PASSWORD';"
+    # A statement must be all of its line.
+    echo "CREATE USER IF NOT EXISTS 'root'@'%';"
+    echo "ALTER USER 'root'@'%' IDENTIFIED BY '$MYSQL_ROOT_PASSWORD';"
     echo "GRANT ALL ON *.* TO 'root'@'%' WITH GRANT OPTION;"
   fi
 } > /tmp/start.sql
 exec mariadbd --user=root --datadir="$data" --socket=/tmp/mysql.sock --init-file=/tmp/start.sql \
-  --bind-address="${MYSQL_BIND_ADDRESS:-::}" --skip-name-resolve --innodb-log-file-size=8M --innodb-buffer-pool-size=32M \
+  --bind-address="${MYSQL_BIND_ADDRESS:-*}" --skip-name-resolve --innodb-log-file-size=8M --innodb-buffer-pool-size=32M \
   --innodb-flush-log-at-trx-commit=0 --performance-schema=off --aria-pagecache-buffer-size=8M "$@"
 "#;
 
@@ -90,7 +92,7 @@ pub(super) fn mariadb(cache: &Path, progress: &Progress) -> Result<Image> {
     }
     let mut image = program("mariadb", Path::new("/usr/sbin/mariadbd"), "/usr/sbin/mariadbd")?;
     let mut tools = busybox_links()?;
-    for tool in ["/bin/busybox", "/usr/bin/mariadb", "/usr/bin/mariadb-admin"] {
+    for tool in ["/bin/busybox", "/usr/bin/mariadb"] {
         libraries::add(&mut tools, Path::new(tool))?;
         tools.copy(Path::new(tool), tool)?;
     }
