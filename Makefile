@@ -17,8 +17,8 @@ demo: ## A real mesh at work, from nothing: cluster, install, applications, poli
 test: unit-test e2e-test ## Every test.
 
 .PHONY: unit-test
-unit-test: ## Tests that need no cluster (the real Envoy they need is fetched).
-	$(E2E) programs envoy
+unit-test: ## Tests that need no cluster (the real Envoy and Helm they need are fetched).
+	$(E2E) programs envoy helm
 	cargo test --locked --workspace --exclude osm-e2e
 
 .PHONY: e2e-test

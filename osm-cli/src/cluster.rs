@@ -2,7 +2,6 @@
 //!
 //! A mesh is a Deployment labelled `app=osm-controller`; its name is the label `meshName`.
 
-use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, bail};
@@ -179,17 +178,25 @@ fn mesh(deployment: &Deployment) -> Mesh {
     }
 }
 
+/// The kubeconfig that was asked for; without one, what the pod this runs in gives.
 async fn config(global: &Global) -> Result<Config> {
-    if global.kubeconfig.is_none() && global.context.is_none() {
-        return Ok(Config::infer().await?);
-    }
     let options = KubeConfigOptions {
         context: global.context.clone(),
         ..KubeConfigOptions::default()
     };
-    let kubeconfig = match global.kubeconfig.as_deref().map(Path::new) {
-        Some(path) => Kubeconfig::read_from(path)?,
-        None => Kubeconfig::read()?,
+    let read = match global.kubeconfig.as_deref() {
+        Some(path) => Kubeconfig::read_from(path),
+        None => Kubeconfig::read(),
     };
-    Ok(Config::from_custom_kubeconfig(kubeconfig, &options).await?)
+    let hint = "name one with --kubeconfig or in $KUBECONFIG";
+    let kubeconfig = match read {
+        Ok(kubeconfig) => kubeconfig,
+        Err(error) if global.kubeconfig.is_some() || global.context.is_some() => {
+            bail!("{}: {hint}", chain(&error))
+        }
+        Err(error) => return Config::incluster().map_err(|_| anyhow!("{}: {hint}", chain(&error))),
+    };
+    Config::from_custom_kubeconfig(kubeconfig, &options)
+        .await
+        .map_err(|error| anyhow!("{}: {hint}", chain(&error)))
 }

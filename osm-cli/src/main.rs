@@ -146,10 +146,7 @@ async fn run(cli: Cli) -> Result<()> {
         Command::Proxy(command) => command.run(&global).await,
         Command::Version(command) => command.run(&global).await,
         Command::Env => env::run(&global),
-        Command::Completion(command) => {
-            command.run(Cli::command());
-            Ok(())
-        }
+        Command::Completion(command) => command.run(Cli::command()),
     }
 }
 

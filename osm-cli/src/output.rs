@@ -1,5 +1,7 @@
 //! What commands print: tables for people, JSON for programs.
 
+use std::io::{ErrorKind, Write};
+
 use anyhow::Result;
 use serde::Serialize;
 
@@ -13,8 +15,15 @@ pub(crate) enum Format {
 
 /// Prints a value as JSON.
 pub(crate) fn json(value: &impl Serialize) -> Result<()> {
-    println!("{}", serde_json::to_string_pretty(value)?);
-    Ok(())
+    print(&format!("{}\n", serde_json::to_string_pretty(value)?))
+}
+
+/// Prints a text that may be long. Whoever reads it may stop reading.
+pub(crate) fn print(text: &str) -> Result<()> {
+    match std::io::stdout().write_all(text.as_bytes()) {
+        Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(()),
+        result => Ok(result?),
+    }
 }
 
 /// A table: columns at least 6 wide, 3 blanks apart.

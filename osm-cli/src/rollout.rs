@@ -170,19 +170,25 @@ impl Rollout<'_> {
             }
         }
         let events = Api::<Event>::namespaced(self.cluster.client.clone(), self.namespace);
-        let warnings = events
-            .list(&ListParams::default().fields("type=Warning"))
+        let params = ListParams::default().fields("type=Warning");
+        let mut warnings = events
+            .list(&params)
             .await
-            .context("Could not list the events")?;
+            .context("Could not list the events")?
+            .items;
+        warnings.sort_by(|one, other| other.last_timestamp.cmp(&one.last_timestamp));
         let mut seen = BTreeSet::new();
-        for event in warnings.items.iter().rev() {
-            let name = event.involved_object.name.as_deref().unwrap_or_default();
-            let message = event.message.as_deref().unwrap_or_default();
-            let ours = components.iter().any(|component| name.starts_with(component));
-            if ours && seen.len() < MAX_EVENTS && seen.insert(message.to_owned()) {
+        for event in warnings {
+            let name = event.involved_object.name.unwrap_or_default();
+            let reason = event.reason.unwrap_or_default();
+            let component = components.iter().find(|component| name.starts_with(**component));
+            // The newest of a kind says it.
+            if component
+                .is_some_and(|component| seen.len() < MAX_EVENTS && seen.insert((*component, reason.clone())))
+            {
                 lines.push(format!(
-                    "event about {name}: {}: {message}",
-                    event.reason.as_deref().unwrap_or_default()
+                    "event about {name}: {reason}: {}",
+                    event.message.unwrap_or_default()
                 ));
             }
         }
@@ -190,7 +196,7 @@ impl Rollout<'_> {
     }
 }
 
-/// The names of the webhook configurations a mesh has now; by labels, since values may have changed them.
+/// Waits until no pod of the control plane is left.
 pub(crate) async fn wait_for_deletion(cluster: &Cluster, namespace: &str, timeout: Duration) -> Result<()> {
     let selector = format!("{} in ({},{})", labels::APP, names::CONTROLLER, names::INJECTOR);
     let pods = Api::<Pod>::namespaced(cluster.client.clone(), namespace);

@@ -1,7 +1,10 @@
 //! `osm completion`.
 
+use anyhow::Result;
 use clap::{Args, Command};
 use clap_complete::Shell;
+
+use crate::output;
 
 /// A completion script.
 #[derive(Debug, Args)]
@@ -11,9 +14,9 @@ pub(crate) struct Completion {
 }
 
 impl Completion {
-    pub(crate) fn run(&self, mut command: Command) {
+    pub(crate) fn run(&self, mut command: Command) -> Result<()> {
         let mut script = Vec::new();
         clap_complete::generate(self.shell, &mut command, "osm", &mut script);
-        print!("{}", String::from_utf8_lossy(&script));
+        output::print(&String::from_utf8_lossy(&script))
     }
 }

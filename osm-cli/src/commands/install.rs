@@ -12,8 +12,9 @@ use osm_core::api::names;
 
 use crate::chart::Chart;
 use crate::cluster::{Cluster, Mesh};
+use crate::commands::namespace::SYSTEM;
 use crate::helm::Helm;
-use crate::output::warn;
+use crate::output::{self, warn};
 use crate::progress::Step;
 use crate::rollout::{Rollout, wait_for_deletion};
 use crate::values::{Component, Scaling, Schema, Values};
@@ -165,7 +166,7 @@ impl Plan {
         };
         if nodes < 2 {
             bail!(
-                "Replicas must be on different hosts, but {nodes} node of the cluster takes pods: add nodes, or accept \
+                "Replicas must be on different hosts, but the nodes of the cluster that take pods are {nodes}: add some, or accept \
                  one host with --set OpenServiceMesh.hostSpread=preferred"
             );
         }
@@ -187,8 +188,7 @@ impl Plan {
         // Objects of the mesh that is upgraded exist, and that is well.
         args.push("--is-upgrade");
         args.extend(self.flags.iter().map(String::as_str));
-        print!("{}", helm.run(args).await?);
-        Ok(())
+        output::print(&helm.run(args).await?)
     }
 }
 
@@ -331,8 +331,11 @@ fn check_meshes(plan: &Plan, namespace: &str, meshes: &[Mesh]) -> Result<()> {
     Ok(())
 }
 
-/// Whether the namespace exists; refuses one that is on its way out.
+/// Whether the namespace exists; refuses one that is Kubernetes' own or on its way out.
 async fn check_namespace(cluster: &Cluster, namespace: &str) -> Result<bool> {
+    if SYSTEM.contains(&namespace) {
+        bail!("Namespace [{namespace}] is Kubernetes' own: choose another one with --osm-namespace");
+    }
     let found = Api::<Namespace>::all(cluster.client.clone())
         .get_opt(namespace)
         .await

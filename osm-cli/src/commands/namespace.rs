@@ -16,7 +16,7 @@ use crate::output::{self, Format, table};
 use crate::{DEFAULT_MESH, Global, mesh_name, namespace_name};
 
 /// The namespaces of Kubernetes itself, which no webhook of the mesh selects.
-const SYSTEM: [&str; 3] = ["kube-system", "kube-public", "kube-node-lease"];
+pub(crate) const SYSTEM: [&str; 3] = ["kube-system", "kube-public", "kube-node-lease"];
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum NamespaceCommand {
@@ -251,8 +251,7 @@ impl List {
             .into_iter()
             .map(|row| vec![row.namespace, row.mesh, row.sidecar_injection])
             .collect();
-        print!("{}", table(&["NAMESPACE", "MESH", "SIDECAR-INJECTION"], &rows));
-        Ok(())
+        output::print(&table(&["NAMESPACE", "MESH", "SIDECAR-INJECTION"], &rows))
     }
 }
 

@@ -12,7 +12,7 @@ use kube::api::Api;
 use osm_core::api::{labels, ports};
 
 use crate::cluster::Cluster;
-use crate::{Global, forward, namespace_name};
+use crate::{Global, forward, namespace_name, output};
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum ProxyCommand {
@@ -70,10 +70,7 @@ impl ProxyCommand {
             Some(file) => {
                 fs::write(&file, answer).with_context(|| format!("Could not write {}", file.display()))
             }
-            None => {
-                print!("{answer}");
-                Ok(())
-            }
+            None => output::print(&answer),
         }
     }
 }

@@ -1,0 +1,7 @@
+//! The program and its chart from outside: what is refused, what the real helm renders, what the documents say.
+#![allow(clippy::unwrap_used)]
+
+mod chart;
+mod helm;
+mod misuse;
+mod values_doc;
