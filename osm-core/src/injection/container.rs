@@ -3,7 +3,10 @@
 //! Invariants: Envoy runs as its own user, which redirection lets out, without any capability and on a read-only root;
 //! the init container alone may change the pod's network, and is gone before the application starts.
 
-use std::{collections::BTreeMap, fmt::Display};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt::Display,
+};
 
 use k8s_openapi::{
     api::core::v1::{
@@ -42,7 +45,8 @@ pub(super) struct Parts<'a> {
     pub(super) config: &'a MeshConfigSpec,
     pub(super) settings: &'a Settings,
     pub(super) exclusions: &'a Exclusions,
-    pub(super) ports: &'a [ProbeKind],
+    pub(super) probe_ports: &'a [ProbeKind],
+    pub(super) helper_ports: &'a BTreeSet<u16>,
     pub(super) grace: Option<i64>,
 }
 
@@ -159,7 +163,7 @@ impl Parts<'_> {
             ("proxy-metrics".to_owned(), ports::PROMETHEUS),
         ];
         let probes = self
-            .ports
+            .probe_ports
             .iter()
             .map(|kind| (format!("{}-port", kind.name()), kind.port()));
         fixed
@@ -186,7 +190,11 @@ impl Parts<'_> {
 
     /// `osm-healthcheck`: answers rewritten TCP and gRPC probes.
     pub(super) fn healthcheck(&self) -> Value {
-        let mut args = vec!["healthcheck".to_owned()];
+        let allowed: Vec<u16> = self.helper_ports.iter().copied().collect();
+        let mut args = vec![
+            "healthcheck".to_owned(),
+            format!("--allowed-ports={}", joined(&allowed)),
+        ];
         // Applications of this mode listen on the pod's address alone.
         let by_address = self.config.sidecar.local_proxy_mode == LocalProxyMode::PodIP;
         if by_address {

@@ -180,7 +180,8 @@ pub fn inject(
         config,
         settings,
         exclusions: &exclusions,
-        ports: &probes.ports(),
+        probe_ports: &probes.ports(),
+        helper_ports: &probes.helper_ports,
         grace: pod
             .spec
             .as_ref()
@@ -193,7 +194,7 @@ pub fn inject(
         editor.set_annotation(annotations::PROMETHEUS_PATH, "/stats/prometheus");
     }
     editor.append("volumes", volume(proxy.uuid));
-    place(&mut editor, &parts, probes.needs_helper);
+    place(&mut editor, &parts);
     if matches!(settings.start_order, StartOrder::Container { .. }) && ends_by_itself(&pod) {
         warnings.push(
             "this pod is meant to end, but its sidecar does not on this cluster: native sidecars need Kubernetes 1.29"
@@ -227,7 +228,8 @@ pub fn inject(
 }
 
 /// The sidecar's containers, where they belong.
-fn place(editor: &mut Editor, parts: &container::Parts<'_>, helper: bool) {
+fn place(editor: &mut Editor, parts: &container::Parts<'_>) {
+    let helper = !parts.helper_ports.is_empty();
     match parts.settings.start_order {
         StartOrder::NativeSidecar => {
             editor.insert_first("initContainers", parts.redirect());

@@ -8,7 +8,7 @@
 //! Left alone: `exec` probes; probes with a `host`, which do not ask this pod; ports that do not exist (the kubelet or
 //! the API server say so themselves).
 
-use std::time::Duration;
+use std::{collections::BTreeSet, time::Duration};
 
 use k8s_openapi::{
     api::core::v1::{Container, HTTPHeader, Pod, Probe as KubernetesProbe},
@@ -47,8 +47,8 @@ const MAX_PATH: usize = 4096;
 pub(super) struct Rewritten {
     /// The probes Envoy answers.
     pub(super) by_envoy: Vec<Probe>,
-    /// Whether there are probes for `osm-sidecar healthcheck`.
-    pub(super) needs_helper: bool,
+    /// The ports that `osm-sidecar healthcheck` is to ask, each once; if any, the pod needs it.
+    pub(super) helper_ports: BTreeSet<u16>,
 }
 
 impl Rewritten {
@@ -72,11 +72,11 @@ pub(super) fn rewrite(pod: &Pod, editor: &mut Editor) -> Result<Rewritten, Denia
             let timeout = u64::try_from(probe.timeout_seconds.unwrap_or(1))
                 .unwrap_or(1)
                 .clamp(1, 3600);
-            if let Some(target) = helper_target(container, probe) {
+            if let Some((port, target)) = helper_target(container, probe) {
                 let handler = if probe.grpc.is_some() { "grpc" } else { "tcpSocket" };
                 editor.remove(&path.of(handler));
                 editor.add(&path.of("httpGet"), helper_probe(&target, timeout));
-                rewritten.needs_helper = true;
+                rewritten.helper_ports.insert(port);
             } else if let Some(public) = http_target(container, kind, probe, timeout)? {
                 let original = editor.get(&path.of("httpGet")).cloned().unwrap_or_default();
                 editor.replace(&path.of("httpGet"), http_probe(original, &public));
@@ -154,11 +154,14 @@ pub(super) fn probes(container: &Container) -> impl Iterator<Item = (ProbeKind, 
     .filter_map(|(kind, probe)| Some((kind, probe.as_ref()?)))
 }
 
-/// The headers that tell the helper what to ask.
-fn helper_target(container: &Container, probe: &KubernetesProbe) -> Option<Vec<(&'static str, String)>> {
+/// The port the helper is to ask, and the headers that tell it what.
+fn helper_target(
+    container: &Container,
+    probe: &KubernetesProbe,
+) -> Option<(u16, Vec<(&'static str, String)>)> {
     if let Some(tcp) = &probe.tcp_socket {
         let port = resolve(container, &tcp.port).filter(|_| tcp.host.is_none())?;
-        return Some(vec![(TCP_PORT, port.to_string())]);
+        return Some((port, vec![(TCP_PORT, port.to_string())]));
     }
     let grpc = probe.grpc.as_ref()?;
     let port = u16::try_from(grpc.port).ok().filter(|port| *port != 0)?;
@@ -170,13 +173,9 @@ fn helper_target(container: &Container, probe: &KubernetesProbe) -> Option<Vec<(
     {
         return None;
     }
-    let port = (GRPC_PORT, port.to_string());
-    Some(
-        [port]
-            .into_iter()
-            .chain(service.map(|service| (GRPC_SERVICE, service)))
-            .collect(),
-    )
+    let mut headers = vec![(GRPC_PORT, port.to_string())];
+    headers.extend(service.map(|service| (GRPC_SERVICE, service)));
+    Some((port, headers))
 }
 
 fn helper_probe(target: &[(&'static str, String)], timeout: u64) -> Value {
