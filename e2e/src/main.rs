@@ -9,8 +9,10 @@ use clap::{Parser, Subcommand};
 use osm_e2e::checkout::Checkout;
 use osm_e2e::cluster::programs::{self, Programs};
 use osm_e2e::cluster::{self, envoy};
+use osm_e2e::harness::runner;
 use osm_e2e::image::{self, catalog, import};
 use osm_e2e::progress::Progress;
+use osm_e2e::{demo, suite};
 
 /// A local Kubernetes, images for it, and what runs on it.
 #[derive(Parser)]
@@ -35,6 +37,22 @@ enum Verb {
         /// Cargo's profile for the mesh's programs.
         #[arg(long, default_value = "release")]
         profile: String,
+    },
+    /// Bring a cluster up, install the mesh and the demo application, and show what was measured.
+    Demo,
+    /// Run the end-to-end tests.
+    Test {
+        /// Only tests whose names contain one of these.
+        filters: Vec<String>,
+        /// How many run at once.
+        #[arg(long, default_value_t = 4)]
+        jobs: usize,
+        /// Leave the namespaces of failed tests.
+        #[arg(long)]
+        keep: bool,
+        /// Print the names of the tests.
+        #[arg(long)]
+        list: bool,
     },
     /// Build programs into the cache and print where they are; `envoy` downloads Envoy. All of the cluster's if none is named.
     Programs { names: Vec<String> },
@@ -72,6 +90,17 @@ fn run(arguments: Arguments) -> Result<()> {
             programs,
             profile,
         } => images(names, &programs, &profile, &checkout, &progress),
+        Verb::Demo => demo::run(),
+        Verb::Test { list: true, .. } => {
+            suite::TESTS.iter().for_each(|test| println!("{}", test.name));
+            Ok(())
+        }
+        Verb::Test {
+            filters,
+            jobs,
+            keep,
+            list: false,
+        } => suite::run(&runner::Options { filters, jobs, keep }),
         Verb::Programs { names } => build_programs(&names, &checkout, &progress),
     }
 }

@@ -1,0 +1,201 @@
+//! The control plane itself.
+
+use anyhow::{Result, ensure};
+use serde_json::{Value, json};
+
+use super::{A_WHILE, answered, answers, http_port};
+use crate::harness::mesh::NAMESPACE;
+use crate::harness::policy::{
+    any_route, http_rule, route_group, tcp_route, tcp_rule, traffic_split, traffic_target,
+};
+use crate::harness::wait::SETTLED;
+use crate::harness::workload::service;
+use crate::harness::{Case, Workload, eventually};
+
+/// Objects that contradict themselves, refer to nothing, or are hostile do not touch anything else: neither other
+/// namespaces nor other services of the same one, and changes still arrive.
+pub(super) async fn malformed_objects_harm_nothing_else(case: &Case) -> Result<()> {
+    let namespace = case.namespace("all").await?;
+    case.apply(&[
+        service(&namespace, "web", "web", http_port()),
+        service(
+            &namespace,
+            "other",
+            "web",
+            json!([{ "name": "http", "port": 81, "targetPort": 8080 }]),
+        ),
+        any_route(&namespace, "any"),
+        traffic_target(
+            "web",
+            (&namespace, "web"),
+            &[http_rule("any", &["any"])],
+            &[(&namespace, "client")],
+        ),
+    ])
+    .await?;
+    let peers = case
+        .run(&[
+            (&namespace, Workload::client("client")),
+            (&namespace, Workload::client("late")),
+            (&namespace, Workload::server("web", "--http 8080")),
+        ])
+        .await?;
+    let url = format!("http://web.{namespace}/");
+    answered(&peers[0], &url, &[], 200).await?;
+
+    let long = "a".repeat(2000);
+    let hostile = [
+        route_group(
+            &namespace,
+            "regex",
+            json!([{ "name": "bad", "pathRegex": "(((", "methods": ["GET"] }]),
+        ),
+        route_group(
+            &namespace,
+            "bomb",
+            json!([
+                { "name": "bad", "pathRegex": "((a{1000}){1000}){1000}", "methods": ["GET"] },
+            ]),
+        ),
+        route_group(
+            &namespace,
+            "headers",
+            json!([
+                { "name": "bad", "headers": [{ "not a header\n": "[" }, { long.as_str(): ".*" }] },
+            ]),
+        ),
+        route_group(
+            &namespace,
+            "twins",
+            json!([{ "name": "a", "pathRegex": "/a" }, { "name": "a", "pathRegex": "/b" }]),
+        ),
+        tcp_route(&namespace, "ports", &[0]),
+        traffic_target(
+            "dangling",
+            (&namespace, "web"),
+            &[http_rule("nowhere", &["no"]), tcp_rule("nowhere")],
+            &[("nowhere", "nobody")],
+        ),
+        traffic_target(
+            "regexes",
+            (&namespace, "web"),
+            &[
+                http_rule("regex", &[]),
+                http_rule("bomb", &[]),
+                http_rule("headers", &[]),
+                http_rule("twins", &[]),
+            ],
+            &[(&namespace, "client")],
+        ),
+        traffic_split(&namespace, "zero", "other", &[("web", 0)]),
+        traffic_split(&namespace, "loop", "other", &[("other", 1), ("nowhere", 1)]),
+        traffic_split(&namespace, "empty", "nowhere.elsewhere.svc", &[]),
+        // Two Services of one pod with the same port and target are no contradiction, but two equal listeners would be.
+        service(&namespace, "twin", "web", http_port()),
+    ];
+    let mut admitted = 0;
+    for object in &hostile {
+        // The schema of the kind or the validating webhook may refuse it: as good.
+        if case.apply(std::slice::from_ref(object)).await.is_ok() {
+            admitted += 1;
+        }
+    }
+    ensure!(admitted > 0, "nothing hostile was admitted: this proves nothing");
+    tokio::time::sleep(A_WHILE).await;
+    answers(&peers[0], &url, &[], 200).await?;
+    answers(&peers[1], &url, &[], 403).await?;
+    case.apply(&[traffic_target(
+        "late",
+        (&namespace, "web"),
+        &[http_rule("any", &["any"])],
+        &[(&namespace, "late")],
+    )])
+    .await?;
+    answered(&peers[1], &url, &[], 200).await?;
+    answers(&peers[0], &url, &[], 200).await?;
+    Ok(())
+}
+
+/// Two pods of one kind have the same resources in the same versions, whichever controller each talks to: versions are
+/// hashes of content. Controllers are restarted in between, so that both have served.
+pub(super) async fn two_controllers_agree(case: &Case) -> Result<()> {
+    let namespace = case.namespace("all").await?;
+    let server = |name: &str| {
+        Workload::server(name, "--http 8080")
+            .labelled("app", "web")
+            .account("web")
+    };
+    case.apply(&[
+        service(&namespace, "web", "web", http_port()),
+        any_route(&namespace, "any"),
+        traffic_target(
+            "web",
+            (&namespace, "web"),
+            &[http_rule("any", &["any"])],
+            &[(&namespace, "web")],
+        ),
+    ])
+    .await?;
+    let names = ["one", "two", "three", "four", "five", "six"];
+    let pods: Vec<(&str, Workload)> = names
+        .iter()
+        .map(|name| (namespace.as_str(), server(name)))
+        .collect();
+    let peers = case.run(&pods).await?;
+    eventually("all sidecars to have the same versions", SETTLED, async || {
+        let first = peers[0].envoy().versions().await?;
+        ensure!(
+            first.len() >= 5,
+            "the config dump of {} has only {first:?}",
+            peers[0].pod
+        );
+        for peer in &peers[1..] {
+            let other = peer.envoy().versions().await?;
+            let differing: Vec<_> = first
+                .iter()
+                .filter(|(name, version)| other.get(*name) != Some(version))
+                .collect();
+            ensure!(
+                differing.is_empty() && first.len() == other.len(),
+                "{} and {} differ in {differing:?}, {} and {} resources",
+                peers[0].pod,
+                peer.pod,
+                first.len(),
+                other.len()
+            );
+        }
+        Ok(())
+    })
+    .await
+}
+
+/// Every replica answers on its admin port.
+pub(super) async fn health_and_version(case: &Case) -> Result<()> {
+    let outside = case.plain_namespace("out").await?;
+    let peers = case.run(&[(&outside, Workload::client("prometheus"))]).await?;
+    for app in ["osm-controller", "osm-injector"] {
+        for pod in case.mesh.component(app).await? {
+            let ip = pod.status.and_then(|status| status.pod_ip).unwrap_or_default();
+            for path in ["/health/ready", "/health/alive"] {
+                answers(&peers[0], &format!("http://{ip}:9091{path}"), &[], 200).await?;
+            }
+            let version = answers(&peers[0], &format!("http://{ip}:9091/version"), &[], 200).await?;
+            let version: Value = serde_json::from_str(&version.body)?;
+            ensure!(
+                version["version"].is_string() && version["git_commit"].is_string(),
+                "{version}"
+            );
+            let metrics = answers(&peers[0], &format!("http://{ip}:9091/metrics"), &[], 200).await?;
+            ensure!(metrics.body.contains("# TYPE osm_"), "no metrics of {app}");
+            // Debug pages are the replica's own business.
+            let debug = peers[0]
+                .get(&format!("http://{ip}:9092/debug"), &["--timeout", "2"])
+                .await?;
+            ensure!(
+                debug.status.is_none(),
+                "the debug pages of {app} in {NAMESPACE} are open to the network"
+            );
+        }
+    }
+    Ok(())
+}
