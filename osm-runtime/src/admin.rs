@@ -173,3 +173,78 @@ async fn until(switch: &mut watch::Receiver<bool>, wanted: bool, stop: &Cancella
         () = stop.cancelled() => None,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        io::{Read, Write},
+        net::TcpStream,
+        time::Duration,
+    };
+
+    use super::*;
+
+    fn fetch(address: SocketAddr, path: &str) -> (u16, String) {
+        let mut stream = TcpStream::connect(address).unwrap();
+        write!(
+            stream,
+            "GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
+        )
+        .unwrap();
+        let mut text = String::new();
+        stream.read_to_string(&mut text).unwrap();
+        let (head, body) = text.split_once("\r\n\r\n").unwrap();
+        (head.split(' ').nth(1).unwrap().parse().unwrap(), body.to_owned())
+    }
+
+    /// Without a runtime of its own, as when every thread of the mesh is busy.
+    #[test]
+    fn probes_scrapes_and_version_are_answered() {
+        let (health, metrics, stop) = (Health::new(), Metrics::new(), CancellationToken::new());
+        let caches = health.condition("caches");
+        let version = Version {
+            version: "2.0.0",
+            git_commit: "abc",
+            build_date: "today",
+        };
+        let more = Router::new().route("/smi/version", get(async || "{}"));
+        let admin = Admin {
+            health: health.clone(),
+            metrics: metrics.clone(),
+            version,
+            more,
+        };
+        let serving = ServeMetrics::register(&metrics);
+        let (address, thread) = admin
+            .spawn("127.0.0.1:0".parse().unwrap(), serving, stop.clone())
+            .unwrap();
+
+        caches.set_not_ready("waiting for pods");
+        assert_eq!(
+            fetch(address, "/health/ready"),
+            (503, "caches: waiting for pods\n".to_owned())
+        );
+        caches.set_ready();
+        assert_eq!(fetch(address, "/health/ready").0, 200);
+        assert_eq!(fetch(address, "/health/alive").0, 200);
+        drop(health.heartbeat("engine", Duration::ZERO));
+        std::thread::sleep(Duration::from_millis(5));
+        let (status, body) = fetch(address, "/healthz");
+        assert!(status == 503 && body.starts_with("engine: silent"), "{body}");
+        let (status, body) = fetch(address, "/metrics");
+        assert!(
+            status == 200 && body.contains("osm_server_connections{server=\"admin\"} 1"),
+            "{body}"
+        );
+        let (_, body) = fetch(address, "/version");
+        assert_eq!(
+            body,
+            r#"{"version":"2.0.0","git_commit":"abc","build_date":"today"}"#
+        );
+        assert_eq!(fetch(address, "/smi/version").0, 200);
+        assert_eq!(fetch(address, "/no").0, 404);
+        stop.cancel();
+        thread.join().unwrap();
+        assert!(TcpStream::connect(address).is_err());
+    }
+}

@@ -4,10 +4,16 @@
 //! expired or different root is reported, never taken over silently.
 
 mod authority;
+mod cert_manager;
+mod gate;
 mod leaf;
 #[cfg(test)]
 mod tests;
 pub mod tresor;
+mod vault;
+#[cfg(test)]
+mod vault_tests;
+mod verify;
 
 use std::{collections::BTreeMap, fmt, sync::Arc, time::Duration};
 
@@ -16,8 +22,14 @@ use osm_core::certificate::{Root, RootError, TrustBundle};
 use tokio::sync::watch;
 
 pub use authority::{Authority, StoredRoot};
+use cert_manager::CertManager;
+pub use cert_manager::CertManagerOptions;
 pub use leaf::{KeyKind, Leaf, LeafRequest};
 use tresor::{RootStore, SecretStore, StoreError};
+use vault::Vault;
+pub use vault::{Token, VaultOptions};
+
+use crate::{backoff::Backoff, health::Condition};
 
 /// Why there is no certificate.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -37,6 +49,9 @@ pub enum IssueError {
     /// The provider's answer does not serve.
     #[error("the certificate provider's answer does not serve: {0}")]
     Answer(String),
+    /// The provider failed a moment ago, and is left alone for a while.
+    #[error("the certificate provider failed and is left alone for a while: {0}")]
+    Closed(String),
     /// It took too long.
     #[error("no certificate after {} seconds", .0.as_secs())]
     Timeout(Duration),
@@ -65,6 +80,10 @@ pub enum Provider {
         /// Labels of the Secret, when it is made here.
         labels: BTreeMap<String, String>,
     },
+    /// HashiCorp Vault.
+    Vault(VaultOptions),
+    /// cert-manager.
+    CertManager(CertManagerOptions),
 }
 
 /// The mesh's source of certificates. Cheap to clone; all clones are one.
@@ -83,26 +102,49 @@ enum Signer {
         authority: Arc<Authority>,
         store: Option<SecretStore>,
     },
+    Vault(Arc<Vault>),
+    CertManager(CertManager),
 }
 
 impl fmt::Debug for Issuer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self.inner.signer {
             Signer::Local { .. } => "Issuer(tresor)",
+            Signer::Vault(_) => "Issuer(vault)",
+            Signer::CertManager(_) => "Issuer(cert-manager)",
         })
     }
 }
 
 impl Issuer {
-    /// Opens the provider and learns its root, asking for as long as it takes: the caller sets the limit by dropping
-    /// the future. `waiting` is told why it takes long; it is called on each failed attempt.
+    /// Opens the provider and learns its root, for as long as it takes: a provider that is down or slow is asked
+    /// again with backoff and jitter, a root that is unfit is looked at again, and `condition` says all the while what
+    /// is missing. It is ready when this returns; [`crate::renewal::guard_root`] takes it from there.
+    pub async fn open(client: kube::Client, provider: &Provider, condition: &Condition) -> Self {
+        let mut backoff = Backoff::new(Duration::from_millis(500), Duration::from_secs(30));
+        loop {
+            match Self::try_open(client.clone(), provider, condition).await {
+                Ok(issuer) => {
+                    condition.set_ready();
+                    return issuer;
+                }
+                Err(error) => {
+                    tracing::error!(%error, "there is no usable root certificate");
+                    condition.set_not_ready(error.to_string());
+                }
+            }
+            tokio::time::sleep(backoff.next_wait()).await;
+        }
+    }
+
+    /// One attempt at opening the provider. With Tresor, it goes on while the API server is away.
     ///
     /// # Errors
-    /// [`IssueError`] when the root is not fit for use: waiting would not help, somebody must act.
-    pub async fn open(
+    /// [`IssueError`] when the provider does not answer, or its root is not fit for use.
+    pub async fn try_open(
         client: kube::Client,
         provider: &Provider,
-        mut waiting: impl FnMut(&str),
+        condition: &Condition,
     ) -> Result<Self, IssueError> {
         match provider {
             Provider::Tresor {
@@ -111,11 +153,35 @@ impl Issuer {
                 labels,
             } => {
                 let store = SecretStore::new(client, namespace, secret, labels.clone());
-                let waiting = |error: &StoreError| waiting(&error.to_string());
+                let waiting = |error: &StoreError| condition.set_not_ready(format!("the root: {error}"));
                 let authority =
                     tresor::load_or_create(&store, KeyKind::P256, Timestamp::now, waiting).await?;
                 Ok(Self::local(authority, Some(store)))
             }
+            Provider::Vault(options) => Ok(Self::vault(Vault::open(Some(client), options.clone()).await?)),
+            Provider::CertManager(options) => {
+                let signer = CertManager::open(client, options.clone()).await?;
+                let roots = watch::channel(signer.roots().clone()).0;
+                Ok(Self {
+                    inner: Arc::new(Inner {
+                        signer: Signer::CertManager(signer),
+                        roots,
+                    }),
+                })
+            }
+        }
+    }
+
+    fn vault(signer: Vault) -> Self {
+        let roots = watch::channel(signer.roots().clone()).0;
+        let signer = Arc::new(signer);
+        let kept = Arc::downgrade(&signer);
+        tokio::spawn(async move { vault::keep_token(kept).await });
+        Self {
+            inner: Arc::new(Inner {
+                signer: Signer::Vault(signer),
+                roots,
+            }),
         }
     }
 
@@ -153,22 +219,28 @@ impl Issuer {
     /// # Errors
     /// [`IssueError`]; the caller goes on with what it has and tries again ([`crate::renewal`] does).
     pub async fn issue(&self, request: &LeafRequest) -> Result<Leaf, IssueError> {
-        match &self.inner.signer {
+        let leaf = match &self.inner.signer {
+            Signer::Vault(vault) => vault.issue(request).await?,
+            Signer::CertManager(issuer) => issuer.issue(request).await?,
             Signer::Local { authority, .. } => {
                 if !authority.is_slow() && request.key == KeyKind::P256 {
                     return authority.sign(request, Timestamp::now());
                 }
                 let (authority, request) = (authority.clone(), request.clone());
-                tokio::task::spawn_blocking(move || authority.sign(&request, Timestamp::now()))
-                    .await
-                    .unwrap_or_else(|error| Err(IssueError::Signing(error.to_string())))
+                let sign = move || authority.sign(&request, Timestamp::now());
+                let signed = tokio::task::spawn_blocking(sign).await;
+                return signed.unwrap_or_else(|error| Err(IssueError::Signing(error.to_string())));
             }
-        }
+        };
+        verify::check(&leaf, request, &self.roots(), Timestamp::now())?;
+        Ok(leaf)
     }
 
     /// Compares the root in use with the stored one.
     pub async fn check(&self) -> RootState {
         match &self.inner.signer {
+            Signer::Vault(vault) => vault.check().await,
+            Signer::CertManager(issuer) => issuer.check(),
             Signer::Local { store: None, .. } => RootState::Same,
             Signer::Local { authority, store: Some(store) } => match store.read().await {
                 Ok(Some(stored)) => match Root::from_pem(&stored.certificate) {

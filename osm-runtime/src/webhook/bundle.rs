@@ -107,17 +107,7 @@ impl<K: Configuration> Keeper<'_, K> {
                 }
                 quiet = tokio::time::Instant::now();
                 // Another replica may be about to do the same: whoever comes second finds it done.
-                let wait = if backoff.attempts() == 0 {
-                    jittered(Duration::from_millis(200), 1.0)
-                } else {
-                    Duration::ZERO
-                };
-                let wait = wait
-                    + if backoff.attempts() > 0 {
-                        backoff.next_wait()
-                    } else {
-                        backoff.next_wait() / 8
-                    };
+                let wait = jittered(Duration::from_millis(200), 1.0) + backoff.next_wait();
                 let pause = tokio::time::sleep(wait);
                 tokio::pin!(pause);
                 loop {
@@ -136,7 +126,7 @@ impl<K: Configuration> Keeper<'_, K> {
                     Some(event) => self.learn(event),
                     None => return,
                 },
-                changed = self.roots.changed() => if changed.is_err() { return },
+                () = next_roots(&mut self.roots) => {}
             }
         }
     }
@@ -191,5 +181,12 @@ impl<K: Configuration> Keeper<'_, K> {
                 tracing::warn!(name = self.name, %error, "filling in the webhook's CA bundle failed")
             }
         }
+    }
+}
+
+/// Waits for other roots; forever, when nobody can give any more.
+async fn next_roots(roots: &mut watch::Receiver<TrustBundle>) {
+    if roots.changed().await.is_err() {
+        std::future::pending::<()>().await;
     }
 }
