@@ -29,8 +29,6 @@ use tresor::{RootStore, SecretStore, StoreError};
 use vault::Vault;
 pub use vault::{Token, VaultOptions};
 
-use crate::{backoff::Backoff, health::Condition};
-
 /// Why there is no certificate.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum IssueError {
@@ -117,34 +115,16 @@ impl fmt::Debug for Issuer {
 }
 
 impl Issuer {
-    /// Opens the provider and learns its root, for as long as it takes: a provider that is down or slow is asked
-    /// again with backoff and jitter, a root that is unfit is looked at again, and `condition` says all the while what
-    /// is missing. It is ready when this returns; [`crate::renewal::guard_root`] takes it from there.
-    pub async fn open(client: kube::Client, provider: &Provider, condition: &Condition) -> Self {
-        let mut backoff = Backoff::new(Duration::from_millis(500), Duration::from_secs(30));
-        loop {
-            match Self::try_open(client.clone(), provider, condition).await {
-                Ok(issuer) => {
-                    condition.set_ready();
-                    return issuer;
-                }
-                Err(error) => {
-                    tracing::error!(%error, "there is no usable root certificate");
-                    condition.set_not_ready(error.to_string());
-                }
-            }
-            tokio::time::sleep(backoff.next_wait()).await;
-        }
-    }
-
-    /// One attempt at opening the provider. With Tresor, it goes on while the API server is away.
+    /// Opens the provider and learns its root. With Tresor it goes on while the API server is away, for as long as it
+    /// takes, and `waiting` is told why: the caller sets the limit by dropping the future.
     ///
     /// # Errors
-    /// [`IssueError`] when the provider does not answer, or its root is not fit for use.
-    pub async fn try_open(
+    /// [`IssueError`] when an outside provider does not answer, or a root is not fit for use. Nothing was replaced:
+    /// the caller tells somebody, is not ready, and tries again after a while.
+    pub async fn open(
         client: kube::Client,
         provider: &Provider,
-        condition: &Condition,
+        mut waiting: impl FnMut(&str),
     ) -> Result<Self, IssueError> {
         match provider {
             Provider::Tresor {
@@ -153,7 +133,7 @@ impl Issuer {
                 labels,
             } => {
                 let store = SecretStore::new(client, namespace, secret, labels.clone());
-                let waiting = |error: &StoreError| condition.set_not_ready(format!("the root: {error}"));
+                let waiting = |error: &StoreError| waiting(&error.to_string());
                 let authority =
                     tresor::load_or_create(&store, KeyKind::P256, Timestamp::now, waiting).await?;
                 Ok(Self::local(authority, Some(store)))
