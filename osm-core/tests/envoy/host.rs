@@ -1,4 +1,4 @@
-//! Two hosts on one wire: network namespaces with the redirection that a pod's init container makes.
+//! Hosts on wires: network namespaces with the redirection that a pod's init container makes.
 
 use std::{
     fs::File,
@@ -18,6 +18,16 @@ pub(crate) struct Host {
 }
 
 impl Host {
+    fn new(name: String) -> Self {
+        ip(&format!("netns add {name}"));
+        ip(&format!("-n {name} link set lo up"));
+        Self { name }
+    }
+
+    fn redirect(&self, rule: &str) {
+        ip(&format!("netns exec {} iptables -t nat -A {rule}", self.name));
+    }
+
     /// A command that runs on the host.
     pub(crate) fn command(&self, program: &Path) -> Command {
         let mut command = Command::new("ip");
@@ -38,62 +48,65 @@ impl Host {
     }
 }
 
-/// The client's pod and the server's.
+/// The client's pod, and servers' pods with a wire to each.
 pub(crate) struct Wire {
     pub(crate) client: Host,
-    pub(crate) server: Host,
+    pub(crate) servers: Vec<Host>,
 }
 
-/// The address of the server's pod.
+/// The address of a server's pod.
+pub(crate) fn server_address(index: u8) -> IpAddr {
+    Ipv4Addr::new(10, 77, index, 2).into()
+}
+
+/// The address of the first server's pod.
 pub(crate) const SERVER: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 77, 0, 2));
-/// An address of the wire that nobody has: connections to it get no answer at all.
-pub(crate) const NOBODY: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 77, 1, 9));
+/// An address of the first wire that nobody has: connections to it get no answer at all.
+pub(crate) const NOBODY: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 77, 0, 9));
 /// The cluster IP of every service; connections to the range it is of are redirected to the client's sidecar.
 pub(crate) const SERVICE: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 96, 0, 1));
 
 impl Wire {
-    pub(crate) fn new() -> Self {
+    pub(crate) fn new(servers: u8) -> Self {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let id = format!(
-            "{:x}-{}",
+            "osm{:x}-{}",
             std::process::id(),
             COUNT.fetch_add(1, Ordering::Relaxed)
         );
-        let [client, server] = [format!("osmc{id}"), format!("osms{id}")];
-        let wire = Self {
-            client: Host { name: client.clone() },
-            server: Host { name: server.clone() },
-        };
-        ip(&format!("netns add {client}"));
-        ip(&format!("netns add {server}"));
-        ip(&format!(
-            "link add eth0 netns {client} type veth peer name eth0 netns {server}"
-        ));
-        for (host, address) in [(&client, "10.77.0.1"), (&server, "10.77.0.2")] {
-            ip(&format!("-n {host} addr add {address}/16 dev eth0"));
-            ip(&format!("-n {host} link set lo up"));
-            ip(&format!("-n {host} link set eth0 up"));
-        }
-        ip(&format!("-n {client} route add default via 10.77.0.2"));
+        let client = Host::new(format!("{id}-client"));
+        let servers: Vec<_> = (0..servers)
+            .map(|index| {
+                let server = Host::new(format!("{id}-{index}"));
+                let (near, far) = (&client.name, &server.name);
+                ip(&format!(
+                    "link add eth{index} netns {near} type veth peer name eth0 netns {far}"
+                ));
+                ip(&format!("-n {near} addr add 10.77.{index}.1/24 dev eth{index}"));
+                ip(&format!("-n {near} link set eth{index} up"));
+                ip(&format!(
+                    "-n {far} addr add {}/24 dev eth0",
+                    server_address(index)
+                ));
+                ip(&format!("-n {far} link set eth0 up"));
+                server.redirect("PREROUTING -p tcp -j REDIRECT --to-ports 15003");
+                server
+            })
+            .collect();
+        ip(&format!("-n {} route add default via {SERVER}", client.name));
         // A neighbour that is there for the kernel but answers nothing: packets to it are lost, as to a dead node.
         ip(&format!(
-            "-n {client} neigh add {NOBODY} lladdr 02:00:00:00:00:09 dev eth0"
+            "-n {} neigh add {NOBODY} lladdr 02:00:00:00:00:09 dev eth0",
+            client.name
         ));
-        let redirect = |host: &str, rule: &str| {
-            ip(&format!("netns exec {host} iptables -t nat -A {rule}"));
-        };
-        redirect(
-            &client,
-            "OUTPUT -p tcp -d 10.96.0.0/16 -j REDIRECT --to-ports 15001",
-        );
-        redirect(&server, "PREROUTING -p tcp -j REDIRECT --to-ports 15003");
-        wire
+        client.redirect("OUTPUT -p tcp -d 10.96.0.0/16 -j REDIRECT --to-ports 15001");
+        Self { client, servers }
     }
 }
 
 impl Drop for Wire {
     fn drop(&mut self) {
-        for host in [&self.client, &self.server] {
+        for host in self.servers.iter().chain([&self.client]) {
             drop(Command::new("ip").args(["netns", "del", &host.name]).status());
         }
     }

@@ -74,26 +74,39 @@ impl Authority {
     }
 }
 
-/// A client with its sidecar, a server with its own.
+/// A client with its sidecar, servers with theirs.
 pub(crate) struct Pair {
     pub(crate) client: Envoy,
-    pub(crate) client_files: Files,
-    pub(crate) server: Envoy,
+    client_files: Files,
+    pub(crate) servers: Vec<Envoy>,
     _server_files: Files,
     pub(crate) wire: Wire,
 }
 
 impl Pair {
     pub(crate) fn new(client: (&Sidecar, &Credentials), server: (&Sidecar, &Credentials)) -> Self {
-        let wire = Wire::new();
+        Self::with_servers(1, client, server)
+    }
+
+    /// Several servers, all alike.
+    pub(crate) fn with_servers(
+        servers: u8,
+        client: (&Sidecar, &Credentials),
+        server: (&Sidecar, &Credentials),
+    ) -> Self {
+        let wire = Wire::new(servers);
         let server_files = Files::new(&Resources::of(server.0, server.1), Ports::Kept);
-        let server = started(&server_files, &wire.server);
+        let servers = wire
+            .servers
+            .iter()
+            .map(|host| started(&server_files, host))
+            .collect();
         let client_files = Files::new(&Resources::of(client.0, client.1), Ports::Kept);
         let client = started(&client_files, &wire.client);
         Self {
             client,
             client_files,
-            server,
+            servers,
             _server_files: server_files,
             wire,
         }
@@ -101,7 +114,12 @@ impl Pair {
 
     /// Replaces the client's sidecar: another identity, for example.
     pub(crate) fn replace_client(&mut self, client: &Sidecar, credentials: &Credentials) {
-        self.client_files = Files::new(&Resources::of(client, credentials), Ports::Kept);
+        self.replace_client_with(&Resources::of(client, credentials));
+    }
+
+    /// Replaces the client's sidecar by one with these resources, whoever made them.
+    pub(crate) fn replace_client_with(&mut self, resources: &Resources) {
+        self.client_files = Files::new(resources, Ports::Kept);
         self.client.stop();
         self.client = started(&self.client_files, &self.wire.client);
     }
@@ -114,20 +132,19 @@ impl Pair {
         self.client.wait_until("update", |envoy| updates(envoy) > before);
     }
 
-    /// An application at this port of the server's loopback.
+    /// An application at this port of every server's loopback.
     pub(crate) fn application(&self, port: u16, serve: fn(TcpStream)) -> Application {
-        let listener = self
-            .wire
-            .server
-            .run(|| TcpListener::bind((Ipv4Addr::LOCALHOST, port)).unwrap());
         let accepted = Arc::new(AtomicUsize::new(0));
-        let counter = accepted.clone();
-        thread::spawn(move || {
-            for stream in listener.incoming() {
-                counter.fetch_add(1, Ordering::Relaxed);
-                thread::spawn(move || serve(stream.unwrap()));
-            }
-        });
+        for host in &self.wire.servers {
+            let listener = host.run(|| TcpListener::bind((Ipv4Addr::LOCALHOST, port)).unwrap());
+            let counter = accepted.clone();
+            thread::spawn(move || {
+                for stream in listener.incoming() {
+                    counter.fetch_add(1, Ordering::Relaxed);
+                    thread::spawn(move || serve(stream.unwrap()));
+                }
+            });
+        }
         Application { accepted }
     }
 

@@ -3,6 +3,10 @@
 use std::{
     io::{BufRead, BufReader, Read, Write},
     net::TcpStream,
+    sync::{
+        Mutex,
+        atomic::{AtomicU32, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -10,8 +14,9 @@ use osm_core::ir::{Endpoint, Forward, OutboundChain, Protocol, WeightedCluster};
 
 use crate::{
     cases::{self, Sidecar},
-    host::{NOBODY, SERVER},
+    host::{NOBODY, SERVER, server_address},
     pair::{Authority, Pair, everything, trusting},
+    resources::{Credentials, Resources},
 };
 
 /// A case, with its endpoints at the server's pod.
@@ -149,10 +154,7 @@ fn rules_decide_on_requests() {
         assert_eq!(pair.status(80, books), 503);
         assert_eq!(application.connections(), reached);
     }
-    // A certificate of another mesh.
-    pair.replace_client(&client, &Authority::new().workload("bookbuyer"));
-    assert_eq!(pair.status(80, books), 503);
-    assert_eq!(pair.server.statistic("runtime.deprecated_feature_use"), 0);
+    assert_eq!(pair.servers[0].statistic("runtime.deprecated_feature_use"), 0);
     assert_eq!(pair.client.statistic("runtime.deprecated_feature_use"), 0);
 }
 
@@ -193,8 +195,24 @@ fn without_rules_every_workload_is_served_as_it_asks() {
     }
     assert_eq!(application.connections(), reached);
     let refused = r#""response_flags":"NR""#;
-    pair.server
-        .wait_until("log of refusals", |envoy| envoy.access_log().contains(refused));
+    pair.servers[0].wait_until("log of refusals", |envoy| envoy.access_log().contains(refused));
+
+    // A certificate of another mesh, and none at all.
+    let foreign = Authority::new().workload("anyone");
+    let foreign = Credentials {
+        roots: bookstore.roots.clone(),
+        ..foreign
+    };
+    pair.replace_client(&client, &foreign);
+    assert_eq!(pair.status(80, "GET /"), 503);
+    let mut anonymous = Resources::of(&client, &authority.workload("anyone"));
+    let tls = &mut anonymous.clusters[0]["transportSocket"]["typedConfig"]["commonTlsContext"];
+    tls.as_object_mut()
+        .unwrap()
+        .remove("tlsCertificateSdsSecretConfigs")
+        .unwrap();
+    pair.replace_client_with(&anonymous);
+    assert_eq!(pair.status(80, "GET /"), 503);
 
     // An xDS client certificate is no workload's, here too.
     pair.replace_client(&client, &authority.proxy("anyone"));
@@ -237,16 +255,12 @@ fn http2_stays_http2() {
     let mut settings = [0; 9];
     stream.read_exact(&mut settings).unwrap();
     let deadline = Instant::now() + Duration::from_secs(10);
-    while pair
-        .server
-        .statistic("cluster.shop/bookstore|14001|local.upstream_cx_http2_total")
-        == 0
-    {
+    while pair.servers[0].statistic("cluster.shop/bookstore|14001|local.upstream_cx_http2_total") == 0 {
         assert!(
             Instant::now() < deadline,
             "{}\n{}",
             pair.client.access_log(),
-            pair.server.access_log()
+            pair.servers[0].access_log()
         );
         std::thread::sleep(Duration::from_millis(50));
     }
@@ -367,4 +381,56 @@ fn requests_outlive_endpoints() {
     let (status, text) = pair.request(80, "GET /");
     assert_eq!(status, 503);
     assert!(!text.contains("x-osm"), "{text}");
+}
+
+/// Pods are killed while requests are on their way; no controller is there to take their endpoints away.
+#[test]
+fn no_request_fails_when_pods_are_killed() {
+    let authority = Authority::new();
+    let mut client = case("http-client");
+    let server = case("permissive-server");
+    client.endpoints[0].endpoints = [0, 1, 2]
+        .map(|index| Endpoint {
+            address: server_address(index),
+            port: 14001,
+        })
+        .into();
+    let (anyone, bookstore) = (authority.workload("anyone"), authority.workload("bookstore"));
+    let mut pair = Pair::with_servers(3, (&client, &anyone), (&server, &bookstore));
+    let _application = pair.application(14001, |stream| {
+        std::thread::sleep(Duration::from_millis(30));
+        http(stream);
+    });
+    let mut dying: Vec<_> = pair.servers.drain(1..).collect();
+    let (requests, failures) = (AtomicU32::new(0), Mutex::new(vec![]));
+    let end = Instant::now() + Duration::from_secs(4);
+    std::thread::scope(|scope| {
+        for _ in 0..8 {
+            scope.spawn(|| {
+                while Instant::now() < end {
+                    let (status, text) = pair.request(80, "GET /");
+                    requests.fetch_add(1, Ordering::Relaxed);
+                    if status != 200 {
+                        failures.lock().unwrap().push(text);
+                    }
+                }
+            });
+        }
+        for pod in &mut dying {
+            std::thread::sleep(Duration::from_secs(1));
+            pod.stop();
+        }
+    });
+    let failures = failures.into_inner().unwrap();
+    assert!(
+        failures.is_empty(),
+        "{} of {requests:?}: {}",
+        failures.len(),
+        failures[0]
+    );
+    assert!(requests.into_inner() > 100);
+    let retried = pair
+        .client
+        .statistic("cluster.shop/bookstore|14001.upstream_rq_retry");
+    assert_ne!(retried, 0, "the pods' death was felt");
 }

@@ -56,9 +56,9 @@ pub fn upstream_cluster(upstream: &UpstreamCluster, settings: &Settings) -> Clus
         // An endpoint that the control plane took away is gone, however healthy it looks.
         ignore_health_on_host_removal: true,
         upstream_connection_options: Some(UpstreamConnectionOptions {
-            // A peer that vanished is noticed on an idle connection after 45 s, not after the kernel's two hours.
+            // A peer that vanished is noticed on an idle connection after 30 s, not after the kernel's two hours.
             tcp_keepalive: Some(TcpKeepalive {
-                keepalive_time: Some(30),
+                keepalive_time: Some(15),
                 keepalive_interval: Some(5),
                 keepalive_probes: Some(3),
             }),
