@@ -75,24 +75,27 @@ impl Wire {
             COUNT.fetch_add(1, Ordering::Relaxed)
         );
         let client = Host::new(format!("{id}-client"));
-        let servers: Vec<_> = (0..servers)
-            .map(|index| {
-                let server = Host::new(format!("{id}-{index}"));
-                let (near, far) = (&client.name, &server.name);
-                ip(&format!(
-                    "link add eth{index} netns {near} type veth peer name eth0 netns {far}"
-                ));
-                ip(&format!("-n {near} addr add 10.77.{index}.1/24 dev eth{index}"));
-                ip(&format!("-n {near} link set eth{index} up"));
-                ip(&format!(
-                    "-n {far} addr add {}/24 dev eth0",
-                    server_address(index)
-                ));
-                ip(&format!("-n {far} link set eth0 up"));
-                server.redirect("PREROUTING -p tcp -j REDIRECT --to-ports 15003");
-                server
-            })
-            .collect();
+        let mut wire = Self {
+            client,
+            servers: vec![],
+        };
+        let client = &wire.client;
+        for index in 0..servers {
+            let server = Host::new(format!("{id}-{index}"));
+            wire.servers.push(server.clone());
+            let (near, far) = (&client.name, &server.name);
+            ip(&format!(
+                "link add eth{index} netns {near} type veth peer name eth0 netns {far}"
+            ));
+            ip(&format!("-n {near} addr add 10.77.{index}.1/24 dev eth{index}"));
+            ip(&format!("-n {near} link set eth{index} up"));
+            ip(&format!(
+                "-n {far} addr add {}/24 dev eth0",
+                server_address(index)
+            ));
+            ip(&format!("-n {far} link set eth0 up"));
+            server.redirect("PREROUTING -p tcp -j REDIRECT --to-ports 15003");
+        }
         ip(&format!("-n {} route add default via {SERVER}", client.name));
         // A neighbour that is there for the kernel but answers nothing: packets to it are lost, as to a dead node.
         ip(&format!(
@@ -100,7 +103,7 @@ impl Wire {
             client.name
         ));
         client.redirect("OUTPUT -p tcp -d 10.96.0.0/16 -j REDIRECT --to-ports 15001");
-        Self { client, servers }
+        wire
     }
 }
 
