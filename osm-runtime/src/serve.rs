@@ -194,7 +194,18 @@ where
     S: Handler<B>,
     B: Body<Data: Send, Error: Into<BoxError>> + Send + 'static,
 {
-    accept_loop(listener, Some(TlsAcceptor::from(tls)), settings, handler).await;
+    let secure = Secure {
+        always_http2: tls.alpn_protocols == [H2],
+        acceptor: TlsAcceptor::from(tls),
+    };
+    accept_loop(listener, Some(secure), settings, handler).await;
+}
+
+/// TLS, and which HTTP speaks whoever does not say (ALPN): HTTP/2 where nothing else is offered.
+#[derive(Clone)]
+struct Secure {
+    acceptor: TlsAcceptor,
+    always_http2: bool,
 }
 
 /// Serves HTTP/1.1 without TLS, until drained; returns when every connection is gone.
@@ -206,7 +217,7 @@ where
     accept_loop(listener, None, settings, handler).await;
 }
 
-async fn accept_loop<S, B>(listener: TcpListener, tls: Option<TlsAcceptor>, settings: Settings, handler: S)
+async fn accept_loop<S, B>(listener: TcpListener, tls: Option<Secure>, settings: Settings, handler: S)
 where
     S: Handler<B>,
     B: Body<Data: Send, Error: Into<BoxError>> + Send + 'static,
@@ -268,7 +279,7 @@ struct Connection {
 }
 
 impl Connection {
-    async fn serve<S, B>(self, stream: TcpStream, tls: Option<TlsAcceptor>, handler: S)
+    async fn serve<S, B>(self, stream: TcpStream, tls: Option<Secure>, handler: S)
     where
         S: Handler<B>,
         B: Body<Data: Send, Error: Into<BoxError>> + Send + 'static,
@@ -284,11 +295,11 @@ impl Connection {
         let Some(tls) = tls else {
             return self.exchange(stream, Arc::default(), false, handler).await;
         };
-        match timeout(self.settings.limits.handshake, tls.accept(stream)).await {
+        match timeout(self.settings.limits.handshake, tls.acceptor.accept(stream)).await {
             Ok(Ok(stream)) => {
                 let session = stream.get_ref().1;
                 let certificates = session.peer_certificates().unwrap_or_default().to_vec().into();
-                let http2 = session.alpn_protocol() == Some(H2);
+                let http2 = tls.always_http2 || session.alpn_protocol() == Some(H2);
                 self.exchange(stream, certificates, http2, handler).await;
             }
             Ok(Err(error)) => {

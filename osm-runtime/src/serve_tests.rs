@@ -177,6 +177,12 @@ async fn only_clients_of_the_roots_are_served_and_the_handler_knows_them() {
     let workload = sign(&ours, Profile::service(&proxy().service, &domain()));
     let answer = ask(server.address, config(&ours, Some(&workload))).await.unwrap();
     assert!(answer.contains("not a sidecar's"), "{answer}");
+    let mut without_alpn = config(&ours, Some(&good));
+    without_alpn.alpn_protocols.clear();
+    assert!(
+        ask(server.address, without_alpn).await.is_ok(),
+        "HTTP/2 is taken for granted"
+    );
     // The client checks the server too.
     assert!(ask(server.address, config(&other, Some(&good))).await.is_err());
     assert_eq!(

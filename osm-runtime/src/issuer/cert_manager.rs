@@ -247,3 +247,7 @@ impl Drop for Cleanup {
         });
     }
 }
+
+#[cfg(test)]
+#[path = "cert_manager_tests.rs"]
+mod tests;

@@ -15,10 +15,16 @@ mod vault;
 mod vault_tests;
 mod verify;
 
-use std::{collections::BTreeMap, fmt, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    fmt,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use jiff::Timestamp;
 use osm_core::certificate::{Root, RootError, TrustBundle};
+use prometheus_client::metrics::{counter::Counter, histogram::Histogram};
 use tokio::sync::watch;
 
 pub use authority::{Authority, StoredRoot};
@@ -28,6 +34,8 @@ pub use leaf::{KeyKind, Leaf, LeafRequest};
 use tresor::{RootStore, SecretStore, StoreError};
 use vault::Vault;
 pub use vault::{Token, VaultOptions};
+
+use crate::metrics::Metrics;
 
 /// Why there is no certificate.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -93,6 +101,24 @@ pub struct Issuer {
 struct Inner {
     signer: Signer,
     roots: watch::Sender<TrustBundle>,
+    metrics: IssueMetrics,
+}
+
+struct IssueMetrics {
+    issued: Counter,
+    failed: Counter,
+    time: Histogram,
+}
+
+impl Default for IssueMetrics {
+    fn default() -> Self {
+        let time = Histogram::new([0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0, 40.0, 90.0]);
+        Self {
+            issued: Counter::default(),
+            failed: Counter::default(),
+            time,
+        }
+    }
 }
 
 enum Signer {
@@ -101,7 +127,7 @@ enum Signer {
         store: Option<SecretStore>,
     },
     Vault(Arc<Vault>),
-    CertManager(CertManager),
+    CertManager(Box<CertManager>),
 }
 
 impl fmt::Debug for Issuer {
@@ -139,30 +165,33 @@ impl Issuer {
                 Ok(Self::local(authority, Some(store)))
             }
             Provider::Vault(options) => Ok(Self::vault(Vault::open(Some(client), options.clone()).await?)),
-            Provider::CertManager(options) => {
-                let signer = CertManager::open(client, options.clone()).await?;
-                let roots = watch::channel(signer.roots().clone()).0;
-                Ok(Self {
-                    inner: Arc::new(Inner {
-                        signer: Signer::CertManager(signer),
-                        roots,
-                    }),
-                })
-            }
+            Provider::CertManager(options) => Ok(Self::cert_manager(
+                CertManager::open(client, options.clone()).await?,
+            )),
         }
     }
 
-    fn vault(signer: Vault) -> Self {
-        let roots = watch::channel(signer.roots().clone()).0;
-        let signer = Arc::new(signer);
-        let kept = Arc::downgrade(&signer);
-        tokio::spawn(async move { vault::keep_token(kept).await });
+    fn new(signer: Signer, roots: TrustBundle) -> Self {
+        let (roots, metrics) = (watch::channel(roots).0, IssueMetrics::default());
         Self {
             inner: Arc::new(Inner {
-                signer: Signer::Vault(signer),
+                signer,
                 roots,
+                metrics,
             }),
         }
+    }
+
+    fn cert_manager(signer: CertManager) -> Self {
+        let roots = signer.roots().clone();
+        Self::new(Signer::CertManager(Box::new(signer)), roots)
+    }
+
+    fn vault(signer: Vault) -> Self {
+        let roots = signer.roots().clone();
+        let signer = Arc::new(signer);
+        tokio::spawn(vault::keep_token(Arc::downgrade(&signer)));
+        Self::new(Signer::Vault(signer), roots)
     }
 
     /// An issuer that signs with `authority` alone: for tests and for a mesh without Kubernetes.
@@ -172,16 +201,31 @@ impl Issuer {
 
     fn local(authority: Authority, store: Option<SecretStore>) -> Self {
         let roots = TrustBundle::new([authority.root().clone()]);
-        let signer = Signer::Local {
-            authority: Arc::new(authority),
-            store,
-        };
-        Self {
-            inner: Arc::new(Inner {
-                signer,
-                roots: watch::channel(roots).0,
-            }),
-        }
+        Self::new(
+            Signer::Local {
+                authority: Arc::new(authority),
+                store,
+            },
+            roots,
+        )
+    }
+
+    /// Shows in `metrics` how many certificates are issued and how long that takes; the names are the original's.
+    pub fn register(&self, metrics: &Metrics) {
+        let IssueMetrics { issued, failed, time } = &self.inner.metrics;
+        metrics.register(|registry| {
+            registry.register("osm_cert_issued_count", "Certificates issued", issued.clone());
+            registry.register(
+                "osm_cert_issue_failures",
+                "Certificates that could not be issued",
+                failed.clone(),
+            );
+            registry.register(
+                "osm_cert_issued_time",
+                "Seconds it took to issue a certificate",
+                time.clone(),
+            );
+        });
     }
 
     /// The roots to trust.
@@ -199,6 +243,21 @@ impl Issuer {
     /// # Errors
     /// [`IssueError`]; the caller goes on with what it has and tries again ([`crate::renewal`] does).
     pub async fn issue(&self, request: &LeafRequest) -> Result<Leaf, IssueError> {
+        let begun = Instant::now();
+        let outcome = self.issue_once(request).await;
+        match &outcome {
+            Ok(_) => {
+                self.inner.metrics.issued.inc();
+                self.inner.metrics.time.observe(begun.elapsed().as_secs_f64());
+            }
+            Err(_) => {
+                self.inner.metrics.failed.inc();
+            }
+        }
+        outcome
+    }
+
+    async fn issue_once(&self, request: &LeafRequest) -> Result<Leaf, IssueError> {
         let leaf = match &self.inner.signer {
             Signer::Vault(vault) => vault.issue(request).await?,
             Signer::CertManager(issuer) => issuer.issue(request).await?,

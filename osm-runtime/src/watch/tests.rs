@@ -1,12 +1,17 @@
 use std::{collections::VecDeque, sync::Arc};
 
-use futures::stream;
+use futures::{StreamExt, stream};
 use k8s_openapi::api::core::v1::ConfigMap;
-use kube::api::ObjectList;
+use kube::{
+    api::{ListParams, ObjectList, WatchParams},
+    core::Status,
+};
 use parking_lot::Mutex;
 use serde_json::{Value, json};
 
-use super::*;
+use tokio::time::timeout;
+
+use super::{guarded::Guarded, *};
 use crate::health::Health;
 
 /// What the server does at the next question; after the last one it is silent.
