@@ -20,7 +20,7 @@ use super::{
 };
 use crate::{
     facts::MeshConfig,
-    identity::ServiceIdentity,
+    identity::{ServiceIdentity, TrustDomain},
     ir::{OutboundListener, ServiceKey},
     resource::{ResourceType, TypeSet},
 };
@@ -52,6 +52,7 @@ pub(super) struct World<'a> {
     pub(super) tables: &'a Tables,
     pub(super) services: &'a Services,
     pub(super) config: &'a MeshConfig,
+    pub(super) trust_domain: &'a TrustDomain,
 }
 
 impl Audiences {

@@ -86,7 +86,7 @@ pub(super) fn resource(key: &SlotKey, materials: &Materials<'_>) -> Option<Arc<R
             let context = ValidationContext {
                 name: names::ROOT_CERTIFICATE_INBOUND.to_owned(),
                 roots: materials.roots?.clone(),
-                subjects: Subjects::AnyWorkload(materials.trust_domain.clone()),
+                subjects: Subjects::NamedByChain,
             };
             Resource::new(Secret, name, &envoy::validation_context(&context))
         }

@@ -250,7 +250,7 @@ impl Classes {
         let nobody = Access::default();
         let identity = &class.key.identity;
         let access = (!world.config.permissive).then(|| access.get(identity).unwrap_or(&nobody));
-        let inbound = inbound(&class.key, world.services, access);
+        let inbound = inbound(&class.key, world, access);
         let settings = &world.config.settings;
 
         let mut keys = BTreeSet::from([SlotKey::Certificate(identity.clone()), SlotKey::InboundRoots]);
@@ -341,7 +341,8 @@ fn class_key(pod: &Name, proxy: &Proxy, tables: &Tables, services: &Services) ->
     }
 }
 
-fn inbound(key: &ClassKey, services: &Services, access: Option<&Access>) -> Inbound {
+fn inbound(key: &ClassKey, world: &World<'_>, access: Option<&Access>) -> Inbound {
+    let services = world.services;
     let node = |name: &Name| services.nodes.get(name).map(|node| &*node.service);
     let own = key.services.iter().filter_map(|(service, backing)| {
         let name = (key.identity.namespace.clone(), service.clone());
@@ -358,5 +359,5 @@ fn inbound(key: &ClassKey, services: &Services, access: Option<&Access>) -> Inbo
             apexes,
         })
     });
-    inbound::of(&own.collect::<Vec<_>>(), access)
+    inbound::of(&own.collect::<Vec<_>>(), access, world.trust_domain)
 }

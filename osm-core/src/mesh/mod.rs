@@ -242,6 +242,9 @@ impl Engine {
             _ => Vec::new(),
         };
         self.diagnostics.set(Stage::Malformed, key.clone(), Vec::new());
+        if matches!(&fact, Fact::Pod(pod) if pod.proxy.is_none()) {
+            self.diagnostics.set(Stage::Uuid, key.clone(), Vec::new());
+        }
         self.diagnostics.set(Stage::Fact, key, problems);
         self.tables.insert(fact, &self.options, dirty);
     }

@@ -73,15 +73,9 @@ impl Services {
     pub(super) fn split(&mut self, tables: &Tables, dirty: &mut Dirty, diagnostics: &mut Diagnostics) {
         for apex in std::mem::take(&mut dirty.apexes) {
             let counts = tables.monitored.contains(&apex.0);
-            let splits: Vec<_> = tables
-                .splits_by_apex
-                .get(&apex)
-                .filter(|_| counts)
-                .into_iter()
-                .flatten()
-                .collect();
+            let splits: Vec<_> = tables.splits_by_apex.get(&apex).into_iter().flatten().collect();
             for (index, (_, name)) in splits.iter().enumerate() {
-                let shadowed = (index > 0).then(|| Problem {
+                let shadowed = (counts && index > 0).then(|| Problem {
                     reason: "SplitShadowed",
                     message: format!(
                         "TrafficSplit {} divides the traffic of {} already: this one does nothing",
@@ -91,9 +85,8 @@ impl Services {
                 let key = FactKey::new(FactKind::TrafficSplit, apex.0.clone(), name.clone());
                 diagnostics.set(Stage::Shadow, key, shadowed.into_iter().collect());
             }
-            let new = splits
-                .first()
-                .and_then(|(_, name)| tables.splits.get(&(apex.0.clone(), name.clone())));
+            let first = splits.first().filter(|_| counts);
+            let new = first.and_then(|(_, name)| tables.splits.get(&(apex.0.clone(), name.clone())));
             let old = self.splits.get(&apex);
             if old == new {
                 continue;

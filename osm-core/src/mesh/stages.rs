@@ -42,6 +42,7 @@ impl Engine {
             tables: &self.tables,
             services: &self.services,
             config: &self.config,
+            trust_domain: &self.options.trust_domain,
         };
         let rebased = self
             .audiences

@@ -8,6 +8,7 @@ use std::{
 use super::{Access, hosts};
 use crate::{
     facts::{Service, service::ServicePort},
+    identity::TrustDomain,
     ir::{
         ClusterKey, Forward, HttpMatch, InboundChain, InboundListener, InboundRoute, InboundRoutes,
         InboundVirtualHost, ServiceKey, TargetPort, WeightedCluster,
@@ -60,8 +61,9 @@ pub struct Inbound {
 ///
 /// Of two ports of a service that lead to one port of the pod, the lower counts. Of two services that answer to one
 /// host on one port of the pod, the one whose own name it is keeps it, else the first.
-pub fn of(own: &[Own<'_>], access: Option<&Access>) -> Inbound {
+pub fn of(own: &[Own<'_>], access: Option<&Access>, trust_domain: &TrustDomain) -> Inbound {
     let mut inbound = Inbound::default();
+    inbound.listener.trust_domain = trust_domain.clone();
     let mut hosts = BTreeMap::<u16, Vec<VirtualHost<'_>>>::new();
     for own in own {
         let mut keys = vec![own.service.key()];
