@@ -1,0 +1,101 @@
+//! The aggregated discovery service: incremental and state-of-the-world, for proxies that prove who they are.
+//!
+//! Owns streams from the request's head to the last response. Decides nothing about what is sent ([`osm_core::xds`]).
+//! Invariants: a stream serves the proxy its client certificate names, and nobody else (law 1); every list, wait, count
+//! and buffer is bounded; a proxy has at most one stream, the newest; nobody is served before the mesh is known.
+
+mod admission;
+mod codec;
+mod metrics;
+mod registry;
+mod service;
+mod stream;
+
+use std::{sync::Arc, time::Duration};
+
+use osm_core::{identity::TrustDomain, xds};
+
+pub use metrics::AdsMetrics;
+pub(crate) use metrics::name as kind_name;
+pub use registry::{Connection, Registry, StreamStatus};
+pub use service::Ads;
+
+use crate::{certificates::Certificates, mesh::Mesh, report::Reporter};
+
+/// Bounds of the service. The defaults hold for a mesh of ten thousand proxies on two cores.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// The suffix of all names in certificates.
+    pub trust_domain: TrustDomain,
+    /// New streams let in each second.
+    pub new_streams_per_second: u32,
+    /// Longest wait of a new stream to be let in; then it is told to come back later.
+    pub admission_wait: Duration,
+    /// Longest wait for the pod of a proxy to become known.
+    pub pod_wait: Duration,
+    /// How long a proxy whose pod is gone keeps its stream.
+    pub pod_grace: Duration,
+    /// Longest time a response may take to be taken by the proxy.
+    pub send: Duration,
+    /// Most bytes of one request: a big sidecar that reconnects lists all it has.
+    pub request_bytes: usize,
+    /// Requests a stream may send at once, and how many each second after that.
+    pub requests: (u32, u32),
+    /// After this time a proxy is taken to have opened all kinds it uses.
+    pub settle: Duration,
+    /// About how often a stream moves to the newest snapshot even if nothing concerns it, so that old ones are freed.
+    pub refresh: Duration,
+    /// What a stream may remember.
+    pub limits: xds::Limits,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            trust_domain: TrustDomain::default(),
+            new_streams_per_second: 800,
+            admission_wait: Duration::from_secs(5),
+            pod_wait: Duration::from_secs(5),
+            pod_grace: Duration::from_secs(30),
+            send: Duration::from_secs(30),
+            request_bytes: 16 << 20,
+            requests: (2_000, 500),
+            settle: Duration::from_secs(5),
+            refresh: Duration::from_secs(300),
+            limits: xds::Limits::default(),
+        }
+    }
+}
+
+/// What all streams share.
+#[derive(Debug)]
+struct Shared {
+    settings: Settings,
+    mesh: Mesh,
+    registry: Registry,
+    certificates: Certificates,
+    reporter: Reporter,
+    metrics: AdsMetrics,
+    admission: admission::Admission,
+}
+
+impl Shared {
+    fn new(
+        settings: Settings,
+        mesh: Mesh,
+        certificates: Certificates,
+        reporter: Reporter,
+        metrics: AdsMetrics,
+    ) -> Arc<Self> {
+        let admission = admission::Admission::new(settings.new_streams_per_second);
+        Arc::new(Self {
+            settings,
+            mesh,
+            registry: Registry::default(),
+            certificates,
+            reporter,
+            metrics,
+            admission,
+        })
+    }
+}

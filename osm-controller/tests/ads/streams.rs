@@ -1,0 +1,203 @@
+//! What a stream that is served gets, and how it ends.
+
+use std::time::Duration;
+
+use osm_controller::ads::Settings;
+use osm_core::resource::ResourceType::{Cluster, Listener};
+use osm_proto::envoy::service::discovery::v3::{DeltaDiscoveryRequest, DiscoveryRequest};
+use tonic::Code;
+
+use crate::{
+    client::{Channel, Delta, delta, state},
+    server::{Pki, Server, proxy},
+    shop::Shop,
+};
+
+struct Setup {
+    pki: Pki,
+    shop: Shop,
+    server: Server,
+}
+
+async fn setup(settings: Settings) -> Setup {
+    let pki = Pki::new();
+    let mut shop = Shop::new(&[proxy(1), proxy(2)]);
+    shop.clusters(&["a", "b"], "1").publish();
+    let server = Server::start_with(&pki, &shop.mesh, settings).await;
+    Setup { pki, shop, server }
+}
+
+impl Setup {
+    async fn channel(&self, number: u128) -> Channel {
+        let leaf = self.pki.sidecar(&proxy(number)).await;
+        Channel::open(self.server.address, &self.pki.roots(), Some(&leaf))
+            .await
+            .unwrap()
+    }
+
+    async fn connect(&self, number: u128) -> Delta {
+        delta(&self.channel(number).await).await.unwrap()
+    }
+}
+
+#[tokio::test]
+async fn changes_arrive_in_both_variants() {
+    let mut setup = setup(Settings::default()).await;
+    let mut incremental = setup.connect(1).await;
+    incremental.subscribe(Cluster, &[]).await;
+    assert_eq!(incremental.take().await, ["+a", "+b"]);
+    let mut whole = state(&setup.channel(2).await).await.unwrap();
+    let mut request = DiscoveryRequest {
+        type_url: Cluster.type_url().into(),
+        ..Default::default()
+    };
+    whole.requests.send(request.clone()).await.unwrap();
+    let response = whole.next().await.unwrap().unwrap();
+    assert_eq!(response.resources.len(), 2);
+    request.response_nonce = response.nonce;
+    request.version_info = response.version_info;
+    whole.requests.send(request).await.unwrap();
+    setup.shop.clusters(&["b"], "2").publish();
+    assert_eq!(incremental.take().await, ["+b"]);
+    assert_eq!(whole.next().await.unwrap().unwrap().resources.len(), 2);
+    setup.shop.remove(Cluster, "a").publish();
+    assert_eq!(incremental.take().await, ["-a"]);
+    setup.shop.publish();
+    assert!(incremental.is_quiet().await);
+}
+
+#[tokio::test]
+async fn the_newest_stream_of_a_proxy_wins() {
+    let setup = setup(Settings::default()).await;
+    let mut first = setup.connect(1).await;
+    first.subscribe(Cluster, &[]).await;
+    first.take().await;
+    let mut second = setup.connect(1).await;
+    assert_eq!(first.next().await.unwrap_err().code(), Code::Aborted);
+    second.subscribe(Cluster, &[]).await;
+    assert_eq!(second.take().await, ["+a", "+b"]);
+    assert_eq!(setup.server.ads.registry().len(), 1);
+    // In a loop it is slowed down.
+    let mut codes = Vec::new();
+    for _ in 0..8 {
+        codes.push(
+            delta(&setup.channel(1).await)
+                .await
+                .map(|_| ())
+                .map_err(|status| status.code()),
+        );
+    }
+    assert!(codes.contains(&Err(Code::ResourceExhausted)), "{codes:?}");
+}
+
+#[tokio::test]
+async fn a_proxy_whose_pod_is_gone_loses_its_stream_after_a_while() {
+    let settings = Settings {
+        pod_grace: Duration::from_millis(500),
+        ..Settings::default()
+    };
+    let mut setup = setup(settings).await;
+    let mut stream = setup.connect(1).await;
+    stream.subscribe(Cluster, &[]).await;
+    stream.take().await;
+    setup.shop.remove_proxy(&proxy(1)).publish();
+    assert!(stream.is_quiet().await, "a pod that terminates keeps what it has");
+    assert_eq!(stream.next().await.unwrap_err().code(), Code::PermissionDenied);
+}
+
+#[tokio::test]
+async fn leaving_ends_streams_well_and_soon() {
+    let setup = setup(Settings::default()).await;
+    let mut stream = setup.connect(1).await;
+    stream.subscribe(Cluster, &[]).await;
+    stream.take().await;
+    let end = tokio::spawn(async move { stream.next().await });
+    setup.server.stop().await;
+    assert!(
+        matches!(end.await.unwrap(), Ok(None)),
+        "the proxy is not told of an error"
+    );
+}
+
+#[tokio::test]
+async fn a_reader_that_never_reads_is_cut_and_others_are_served() {
+    let settings = Settings {
+        send: Duration::from_millis(700),
+        ..Settings::default()
+    };
+    let mut setup = setup(settings).await;
+    // Far more than its flow control window lets through.
+    let names: Vec<_> = (0..40)
+        .map(|index| format!("{index}-{}", "x".repeat(100_000)))
+        .collect();
+    let names: Vec<_> = names.iter().map(String::as_str).collect();
+    setup.shop.clusters(&names, "1").publish();
+    let deaf = setup.connect(1).await;
+    deaf.subscribe(Cluster, &[]).await;
+    deaf.subscribe(Listener, &[]).await;
+    let mut other = setup.connect(2).await;
+    other.subscribe(Cluster, &[]).await;
+    let mut count = 0;
+    while count < 42 {
+        count += other.take().await.len();
+    }
+    for value in 0..200 {
+        setup.shop.clusters(&["a"], &value.to_string()).publish();
+    }
+    tokio::time::timeout(Duration::from_secs(10), async {
+        while setup.server.ads.registry().len() > 1 {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    })
+    .await
+    .expect("the deaf one is cut");
+    loop {
+        other.take().await;
+        if other.is_quiet().await {
+            break;
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_flood_of_requests_does_not_keep_responses_back() {
+    let settings = Settings {
+        requests: (100, 50),
+        ..Settings::default()
+    };
+    let mut setup = setup(settings).await;
+    let mut stream = setup.connect(1).await;
+    stream.subscribe(Cluster, &[]).await;
+    stream.take().await;
+    let requests = stream.requests.clone();
+    let flood = tokio::spawn(async move {
+        loop {
+            let request = DeltaDiscoveryRequest {
+                type_url: Cluster.type_url().into(),
+                response_nonce: "999".into(),
+                error_detail: Some(Default::default()),
+                ..Default::default()
+            };
+            if requests.send(request).await.is_err() {
+                return;
+            }
+        }
+    });
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    setup.shop.clusters(&["b"], "2").publish();
+    let response = stream.next().await.unwrap().unwrap();
+    assert_eq!(response.resources.len(), 1);
+    flood.abort();
+}
+
+#[tokio::test]
+async fn a_status_is_told_of_each_stream() {
+    let setup = setup(Settings::default()).await;
+    let mut stream = setup.connect(1).await;
+    stream.subscribe(Cluster, &[]).await;
+    stream.take().await;
+    let connection = setup.server.ads.registry().connection(proxy(1).uuid).unwrap();
+    let status = connection.status().await.unwrap();
+    assert_eq!(status.kinds.len(), 1);
+    assert!(status.kinds[0].wildcard);
+}
