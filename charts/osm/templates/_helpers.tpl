@@ -221,23 +221,23 @@ matchExpressions:
 {{/* What a component may do, in its own namespace, to get certificates from the provider. */}}
 {{- define "osm.issuerRules" -}}
 {{- $mesh := include "osm.values" . | fromYaml -}}
+{{- if eq $mesh.certificateProvider.kind "tresor" -}}
 - apiGroups: [""]
   resources: [secrets]
   resourceNames: [{{ $mesh.caBundleSecretName }}]
-  verbs: [get, list, watch]
-{{- if eq $mesh.certificateProvider.kind "tresor" }}
+  verbs: [get]
 # The root is created by whoever comes first. A create cannot be narrowed to a name.
 - apiGroups: [""]
   resources: [secrets]
   verbs: [create]
-{{- else if eq $mesh.certificateProvider.kind "vault" }}
+{{- else if eq $mesh.certificateProvider.kind "vault" -}}
 - apiGroups: [""]
   resources: [secrets]
   resourceNames: [{{ $mesh.vault.secret.name | default "osm-vault-token" }}]
   verbs: [get]
-{{- else }}
+{{- else -}}
 - apiGroups: [cert-manager.io]
   resources: [certificaterequests]
-  verbs: [get, list, watch, create, delete]
+  verbs: [get, create, delete]
 {{- end }}
 {{- end -}}

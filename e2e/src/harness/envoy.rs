@@ -1,23 +1,14 @@
 //! A sidecar, seen through its admin endpoint.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
-use bytes::Bytes;
-use http_body_util::{BodyExt as _, Empty};
-use hyper_util::rt::TokioIo;
-use k8s_openapi::api::core::v1::Pod;
-use kube::Api;
 use serde_json::Value;
 
 use super::Kubernetes;
 
 /// The admin endpoint's port, on the pod's loopback.
 const ADMIN: u16 = 15000;
-
-/// How long an answer of the admin endpoint may take.
-const PATIENCE: Duration = Duration::from_secs(20);
 
 /// One sidecar.
 #[derive(Clone)]
@@ -39,29 +30,10 @@ impl Envoy {
 
     /// What the admin endpoint answers.
     pub async fn admin(&self, path: &str) -> Result<String> {
-        tokio::time::timeout(PATIENCE, self.fetch(path))
+        self.kubernetes
+            .fetch(&self.namespace, &self.pod, ADMIN, path)
             .await
-            .map_err(|_| anyhow::anyhow!("no answer in {PATIENCE:?}"))
-            .and_then(|answer| answer)
             .with_context(|| format!("the sidecar of {}/{}, {path}", self.namespace, self.pod))
-    }
-
-    async fn fetch(&self, path: &str) -> Result<String> {
-        let pods: Api<Pod> = Api::namespaced(self.kubernetes.client(), &self.namespace);
-        let mut forward = pods.portforward(&self.pod, &[ADMIN]).await?;
-        let stream = forward.take_stream(ADMIN).context("the port is not forwarded")?;
-        let (mut requests, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
-        let driver = tokio::spawn(connection);
-        let request = http::Request::get(path)
-            .header("host", "localhost")
-            .body(Empty::<Bytes>::new())?;
-        let response = requests.send_request(request).await?;
-        let status = response.status();
-        let body = response.into_body().collect().await?.to_bytes();
-        driver.abort();
-        forward.abort();
-        ensure!(status.is_success(), "status {status}");
-        Ok(String::from_utf8_lossy(&body).into_owned())
     }
 
     /// All counters and gauges.

@@ -5,6 +5,9 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
+use bytes::Bytes;
+use http_body_util::{BodyExt as _, Empty};
+use hyper_util::rt::TokioIo;
 use k8s_openapi::api::core::v1::{Namespace, Pod};
 use kube::api::{Api, AttachParams, DeleteParams, DynamicObject, ListParams, LogParams, Patch, PatchParams};
 use kube::config::{KubeConfigOptions, Kubeconfig};
@@ -18,6 +21,9 @@ use crate::ground::MADE_BY;
 
 /// Who writes, in the cluster's records.
 const FIELD_MANAGER: &str = "osm-e2e";
+
+/// How long an answer through a forwarded port may take.
+const PATIENCE: Duration = Duration::from_secs(20);
 
 /// Most bytes read from a program in a pod.
 const MOST_OUTPUT: u64 = 8 << 20;
@@ -252,6 +258,32 @@ impl Kubernetes {
             stderr: String::from_utf8_lossy(&stderr).into_owned(),
             success: status.is_some_and(|status| status.status.as_deref() == Some("Success")),
         })
+    }
+
+    /// What a pod answers to a GET on a port of its loopback.
+    pub async fn fetch(&self, namespace: &str, pod: &str, port: u16, path: &str) -> Result<String> {
+        let exchange = async {
+            let pods: Api<Pod> = Api::namespaced(self.client(), namespace);
+            let mut forward = pods.portforward(pod, &[port]).await?;
+            let stream = forward.take_stream(port).context("the port is not forwarded")?;
+            let (mut requests, connection) =
+                hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
+            let driver = tokio::spawn(connection);
+            let request = http::Request::get(path)
+                .header("host", "localhost")
+                .body(Empty::<Bytes>::new())?;
+            let response = requests.send_request(request).await?;
+            let status = response.status();
+            let body = response.into_body().collect().await?.to_bytes();
+            driver.abort();
+            forward.abort();
+            ensure!(status.is_success(), "status {status}");
+            Ok(String::from_utf8_lossy(&body).into_owned())
+        };
+        match tokio::time::timeout(PATIENCE, exchange).await {
+            Ok(answer) => answer,
+            Err(_) => bail!("port {port} of {namespace}/{pod} does not answer in {PATIENCE:?}"),
+        }
     }
 
     /// What a container wrote; of one that restarted, what it wrote before with `previous`.

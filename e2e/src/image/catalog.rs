@@ -215,19 +215,6 @@ mod tests {
         assert!(names().all(|name| error.contains(name)), "{error}");
     }
 
-    fn cargo_packages(checkout: &Checkout) -> Vec<String> {
-        let manifests = fs::read_dir(checkout.root())
-            .unwrap()
-            .flatten()
-            .map(|entry| entry.path().join("Cargo.toml"));
-        let name = |text: String| {
-            text.lines()
-                .find_map(|line| line.strip_prefix("name = ").map(str::to_owned))
-        };
-        let names = manifests.filter_map(|path| name(fs::read_to_string(path).ok()?));
-        names.map(|name| name.trim_matches('"').to_owned()).collect()
-    }
-
     #[test]
     fn every_component_is_a_package_of_the_workspace() {
         let checkout = Checkout::find().unwrap();

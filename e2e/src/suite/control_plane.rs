@@ -1,6 +1,6 @@
 //! The control plane itself.
 
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, ensure};
 use serde_json::{Value, json};
 
 use super::{A_WHILE, answered, answers, http_port};
@@ -116,8 +116,8 @@ pub(super) async fn malformed_objects_harm_nothing_else(case: &Case) -> Result<(
     Ok(())
 }
 
-/// Two pods of one kind have the same resources in the same versions, whichever controller each talks to: versions are
-/// hashes of content. Controllers are restarted in between, so that both have served.
+/// All controllers have the same resources in the same versions for a proxy, and pods of one kind have them, whichever
+/// controller each talks to: versions are hashes of content.
 pub(super) async fn two_controllers_agree(case: &Case) -> Result<()> {
     let namespace = case.namespace("all").await?;
     let server = |name: &str| {
@@ -142,6 +142,45 @@ pub(super) async fn two_controllers_agree(case: &Case) -> Result<()> {
         .map(|name| (namespace.as_str(), server(name)))
         .collect();
     let peers = case.run(&pods).await?;
+    let uuid = case
+        .mesh
+        .kubernetes
+        .pods(&namespace, "app=web")
+        .await?
+        .into_iter()
+        .find_map(|mut pod| pod.metadata.labels.as_mut()?.remove("osm-proxy-uuid"));
+    let uuid = uuid.context("no pod has a sidecar")?;
+    let controllers = case.mesh.component("osm-controller").await?;
+    ensure!(
+        controllers.len() >= 2,
+        "there is only {} controller",
+        controllers.len()
+    );
+    eventually("all controllers to say the same", SETTLED, async || {
+        let mut said = Vec::new();
+        for controller in &controllers {
+            let name = controller.metadata.name.as_deref().unwrap_or_default();
+            let path = format!("/debug/config?proxy={uuid}");
+            let config = case.mesh.kubernetes.fetch(NAMESPACE, name, 9092, &path).await?;
+            said.push((name, without_secrets(serde_json::from_str(&config)?)));
+        }
+        for pair in said.windows(2) {
+            let (first, second) = (&pair[0], &pair[1]);
+            ensure!(
+                first.1 == second.1,
+                "{} and {} differ: {} and {}",
+                first.0,
+                second.0,
+                first.1,
+                second.1
+            );
+        }
+        let resources = said[0].1.as_object().into_iter().flat_map(|kinds| kinds.values());
+        let count: usize = resources.filter_map(Value::as_array).map(Vec::len).sum();
+        ensure!(count >= 5, "there are only {count} resources");
+        Ok(())
+    })
+    .await?;
     eventually("all sidecars to have the same versions", SETTLED, async || {
         let first = peers[0].envoy().versions().await?;
         ensure!(
@@ -167,6 +206,20 @@ pub(super) async fn two_controllers_agree(case: &Case) -> Result<()> {
         Ok(())
     })
     .await
+}
+
+/// Secrets are minted by each replica: they differ, and all are valid.
+fn without_secrets(mut config: Value) -> Value {
+    for kind in config
+        .as_object_mut()
+        .into_iter()
+        .flat_map(|kinds| kinds.values_mut())
+    {
+        if let Some(resources) = kind.as_array_mut() {
+            resources.retain(|resource| resource["resource"] != "[redacted]");
+        }
+    }
+    config
 }
 
 /// Every replica answers on its admin port.

@@ -7,7 +7,7 @@ use osm_core::api::{labels, names, ports};
 use serde::Serialize;
 
 use crate::cluster::{Cluster, Mesh};
-use crate::commands::install::{ChartArgs, Plan};
+use crate::commands::plan::{ChartArgs, Plan};
 use crate::helm::Helm;
 use crate::output::{self, Format, table};
 use crate::progress::Step;

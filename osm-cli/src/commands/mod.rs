@@ -6,6 +6,7 @@ pub(crate) mod install;
 pub(crate) mod mesh;
 pub(crate) mod metrics;
 pub(crate) mod namespace;
+pub(crate) mod plan;
 pub(crate) mod proxy;
 pub(crate) mod uninstall;
 pub(crate) mod version;

@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use super::{Diagnostic, Fact, FactKey, FactKind, excerpt, service::port_number};
 use crate::{
-    api::{self, duration, names::CLUSTER_DOMAIN},
+    api::{self, duration, names, names::CLUSTER_DOMAIN},
     identity::is_dns_subdomain,
     ir::{ExternalAuthorization, Settings, TlsParameters, Tracing},
 };
@@ -20,6 +20,9 @@ const MAX_VALIDITY: Duration = Duration::from_hours(24 * 365 * 10);
 
 /// The names of Envoy's TLS versions, by its number of them.
 const TLS_VERSIONS: [&str; 5] = ["TLS_AUTO", "TLSv1_0", "TLSv1_1", "TLSv1_2", "TLSv1_3"];
+/// The lowest and highest TLS version when MeshConfig gives none.
+const MIN_TLS: i32 = 3;
+const MAX_TLS: i32 = 4;
 /// What Envoy accepts (its documentation of `TlsParameters`); anything else would make it reject every cluster.
 const CIPHER_SUITES: [&str; 16] = [
     "ECDHE-ECDSA-AES128-GCM-SHA256",
@@ -86,6 +89,28 @@ impl Default for ControlSettings {
     }
 }
 
+impl MeshConfig {
+    /// What is in force while there is none: every field absent, hence neither permissive mode nor egress.
+    pub fn absent(namespace: Arc<str>) -> Self {
+        let tls = TlsParameters {
+            minimum: MIN_TLS,
+            maximum: MAX_TLS,
+            ..TlsParameters::default()
+        };
+        Self {
+            namespace,
+            name: names::MESH_CONFIG.into(),
+            settings: Settings {
+                tls,
+                ..Settings::default()
+            },
+            permissive: false,
+            egress: false,
+            control: ControlSettings::default(),
+        }
+    }
+}
+
 /// Reads a MeshConfig.
 ///
 /// # Errors
@@ -116,29 +141,29 @@ pub fn from(object: &api::MeshConfig) -> Result<Fact, Diagnostic> {
 
 fn tls(spec: &api::mesh_config::MeshConfigSpec) -> Result<TlsParameters, String> {
     let sidecar = &spec.sidecar;
-    let version = |field: &str, text: &str, default: &str| {
-        let name = if text.is_empty() { default } else { text };
-        TLS_VERSIONS
-            .iter()
-            .position(|known| *known == name)
-            .and_then(|number| i32::try_from(number).ok())
-            .ok_or_else(|| {
-                format!(
-                    "spec.sidecar.{field} is {:?}: it must be one of {}",
-                    excerpt(text),
-                    TLS_VERSIONS.join(", ")
-                )
-            })
+    let version = |field: &str, text: &str, default: i32| {
+        let number = TLS_VERSIONS.iter().position(|known| *known == text);
+        match number.and_then(|number| i32::try_from(number).ok()) {
+            Some(number) => Ok(number),
+            None if text.is_empty() => Ok(default),
+            None => {
+                let known = TLS_VERSIONS.join(", ");
+                Err(format!(
+                    "spec.sidecar.{field} is {:?}: it must be one of {known}",
+                    excerpt(text)
+                ))
+            }
+        }
     };
     let minimum = version(
         "tlsMinProtocolVersion",
         &sidecar.tls_min_protocol_version,
-        "TLSv1_2",
+        MIN_TLS,
     )?;
     let maximum = version(
         "tlsMaxProtocolVersion",
         &sidecar.tls_max_protocol_version,
-        "TLSv1_3",
+        MAX_TLS,
     )?;
     if maximum != 0 && minimum > maximum {
         return Err("spec.sidecar.tlsMinProtocolVersion is above tlsMaxProtocolVersion".to_owned());

@@ -22,7 +22,7 @@ use uuid::Uuid;
 
 pub use decision::{Decision, NamespaceView, SkipReason, decide};
 pub use denial::Denial;
-pub use secret::{BootstrapSecret, ForeignSecret, TRUST_BUNDLE, trust_bundle_tag};
+pub use secret::{BootstrapSecret, ForeignSecret, bootstrap_account, trust_bundle_tag};
 pub use upkeep::{Action, PodView, SecretView, Upkeep, UpkeepRules};
 
 use crate::{

@@ -19,13 +19,13 @@ use crate::{
 };
 
 /// Annotation: the service account in the certificate.
-pub(super) const SERVICE_ACCOUNT: &str = "openservicemesh.io/service-account";
+const SERVICE_ACCOUNT: &str = "openservicemesh.io/service-account";
 /// Annotation: uid of the admission request the Secret was made for.
 const REQUEST: &str = "openservicemesh.io/admission-request";
 /// Annotation: when the certificate expires, RFC 3339.
 pub(super) const NOT_AFTER: &str = "openservicemesh.io/certificate-not-after";
 /// Annotation: tag of the roots in the Secret, see [`trust_bundle_tag`].
-pub const TRUST_BUNDLE: &str = "openservicemesh.io/trust-bundle";
+pub(super) const TRUST_BUNDLE: &str = "openservicemesh.io/trust-bundle";
 
 /// What a bootstrap Secret is made of.
 #[derive(Clone, Copy)]
@@ -64,6 +64,11 @@ pub struct ForeignSecret {
 /// What tells two bundles of roots apart, short enough for an annotation.
 pub fn trust_bundle_tag(roots: &str) -> String {
     blake3::hash(roots.as_bytes()).to_hex()[..16].to_owned()
+}
+
+/// The service account that a bootstrap Secret was made for.
+pub fn bootstrap_account(secret: &Secret) -> Option<&str> {
+    annotation(secret, SERVICE_ACCOUNT).map(String::as_str)
 }
 
 impl BootstrapSecret<'_> {

@@ -1,15 +1,51 @@
 //! The engine: facts in, snapshots out.
 //!
-//! Owns the tables between facts and resources. One writer, plain data, no clock. Invariants: what the engine publishes
-//! depends on the facts it holds and not on the way they came; it recomputes only what a change can reach.
+//! Owns the tables between facts and resources. One writer, plain data, no clock. Facts are compared first; what a
+//! changed fact can reach is recomputed in a fixed order of stages, each of which stops where its result is the same:
+//!
+//! ```text
+//! tables (facts, members) -> splits -> nodes (pods, endpoints) -> doors -> outbound -> access
+//!   -> classes (which proxy is like which) -> audiences (outbound) -> classes (inbound, views) -> resources -> snapshot
+//! ```
+//!
+//! Invariants: what the engine publishes depends on the facts it holds and not on the way they came; no stage looks at
+//! more than what a change can reach; nothing that is gone leaves anything behind.
 
-use std::{collections::BTreeMap, sync::Arc};
+mod audience;
+mod build;
+mod classes;
+mod diagnostics;
+mod dirty;
+mod publication;
+mod services;
+mod slots;
+mod stages;
+mod tables;
 
+#[cfg(test)]
+mod tests;
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
+
+use self::{
+    audience::Audiences,
+    classes::Classes,
+    diagnostics::{Diagnostics, Stage},
+    dirty::Dirty,
+    publication::Publication,
+    services::Services,
+    slots::SlotKey,
+    tables::Tables,
+};
 pub use crate::facts::mesh_config::ControlSettings;
 use crate::{
-    facts::{Diagnostic, Fact, FactKey, FactKind},
+    facts::{Diagnostic, Fact, FactKey, FactKind, MeshConfig, Problem},
     identity::{ServiceIdentity, TrustDomain},
     ir::ServiceCertificate,
+    policy::Access,
     resource::{ClassId, Snapshot},
 };
 
@@ -65,6 +101,8 @@ pub struct Change {
     pub appeared: Vec<ServiceIdentity>,
     /// Identities whose last proxy is gone: their certificate is not needed. Ordered.
     pub vanished: Vec<ServiceIdentity>,
+    /// What MeshConfig says about the control plane itself, if that changed.
+    pub control: Option<ControlSettings>,
     /// What is newly found wrong with objects.
     pub diagnostics: Vec<Diagnostic>,
     /// How many resources were built, changed or not: the cost of the batch.
@@ -75,66 +113,154 @@ pub struct Change {
 #[derive(Debug)]
 pub struct Engine {
     options: Options,
-    facts: BTreeMap<FactKey, Fact>,
-    snapshot: Arc<Snapshot>,
-    control: ControlSettings,
+    tables: Tables,
+    services: Services,
+    access: BTreeMap<ServiceIdentity, Access>,
+    audiences: Audiences,
+    classes: Classes,
+    publication: Publication,
+    diagnostics: Diagnostics,
+    /// The MeshConfig in force; one with every field absent until one is read.
+    config: Arc<MeshConfig>,
+    roots: Option<Arc<str>>,
+    certificates: BTreeMap<ServiceIdentity, ServiceCertificate>,
 }
 
 impl Engine {
     /// An engine that knows nothing yet.
     pub fn new(options: Options) -> Self {
+        let config = MeshConfig::absent(options.osm_namespace.clone());
         Self {
             options,
-            facts: BTreeMap::new(),
-            snapshot: Arc::default(),
-            control: ControlSettings::default(),
+            tables: Tables::default(),
+            services: Services::default(),
+            access: BTreeMap::new(),
+            audiences: Audiences::default(),
+            classes: Classes::default(),
+            publication: Publication::default(),
+            diagnostics: Diagnostics::default(),
+            config: Arc::new(config),
+            roots: None,
+            certificates: BTreeMap::new(),
         }
     }
 
     /// Takes note of what happened and says what it changed.
     pub fn apply(&mut self, events: Vec<Event>) -> Change {
-        let mut change = Change::default();
+        let mut dirty = Dirty::default();
         for event in events {
-            match event {
-                Event::Upsert(fact) => {
-                    if let Fact::MeshConfig(config) = &fact
-                        && config.namespace == self.options.osm_namespace
-                    {
-                        self.control = config.control.clone();
-                    }
-                    self.facts.insert(fact.key(), fact);
-                }
-                Event::Remove(key) => drop(self.facts.remove(&key)),
-                Event::Reset { kind, facts, malformed } => {
-                    let kept = |key: &FactKey| malformed.iter().any(|diagnostic| diagnostic.object == *key);
-                    self.facts.retain(|key, _| key.kind != kind || kept(key));
-                    self.facts
-                        .extend(facts.into_iter().map(|fact| (fact.key(), fact)));
-                }
-                Event::Malformed(diagnostic) => change.diagnostics.push(diagnostic),
-                Event::Roots(_) | Event::Certificate { .. } => {}
-            }
+            self.note(event, &mut dirty);
         }
+        let mut change = Change::default();
+        if !dirty.is_empty() {
+            self.propagate(dirty, &mut change);
+        }
+        change.diagnostics = self.diagnostics.take_fresh();
         change
     }
 
     /// The last state published.
     pub fn snapshot(&self) -> &Arc<Snapshot> {
-        &self.snapshot
+        self.publication.published()
     }
 
     /// What MeshConfig says about the control plane itself.
     pub fn control(&self) -> &ControlSettings {
-        &self.control
+        &self.config.control
     }
 
-    /// Everything that is wrong with objects now, ordered.
+    /// Whether every workload of the mesh may call every other.
+    pub fn is_permissive(&self) -> bool {
+        self.config.permissive
+    }
+
+    /// Everything that is wrong with objects now, ordered by object.
     pub fn diagnostics(&self) -> impl Iterator<Item = &Diagnostic> {
-        std::iter::empty()
+        self.diagnostics.iter()
     }
 
     /// The identities that have a proxy, ordered.
     pub fn identities(&self) -> impl Iterator<Item = &ServiceIdentity> {
-        std::iter::empty()
+        self.classes.identities()
+    }
+
+    fn note(&mut self, event: Event, dirty: &mut Dirty) {
+        match event {
+            Event::Upsert(fact) => self.insert(fact, dirty),
+            Event::Remove(key) => self.remove(key, dirty),
+            Event::Reset {
+                kind,
+                facts,
+                malformed,
+            } => {
+                let mut gone: BTreeSet<FactKey> = self.tables.keys(kind).into_iter().collect();
+                gone.extend(self.diagnostics.malformed(kind));
+                for key in facts
+                    .iter()
+                    .map(Fact::key)
+                    .chain(malformed.iter().map(|bad| bad.object.clone()))
+                {
+                    gone.remove(&key);
+                }
+                gone.into_iter().for_each(|key| self.remove(key, dirty));
+                facts
+                    .into_iter()
+                    .filter(|fact| fact.key().kind == kind)
+                    .for_each(|fact| self.insert(fact, dirty));
+                malformed
+                    .into_iter()
+                    .for_each(|diagnostic| self.malformed(diagnostic));
+            }
+            Event::Malformed(diagnostic) => self.malformed(diagnostic),
+            Event::Roots(roots) => {
+                if self.roots.as_ref() != Some(&roots) {
+                    self.roots = Some(roots);
+                    let held = self.publication.slots.keys();
+                    let roots = held.filter(|key| matches!(key, SlotKey::Roots(..) | SlotKey::InboundRoots));
+                    dirty.slots.extend(roots.cloned());
+                }
+            }
+            Event::Certificate {
+                identity,
+                certificate,
+            } => {
+                if self.certificates.get(&identity) != certificate.as_ref() {
+                    dirty.slots.insert(SlotKey::Certificate(identity.clone()));
+                    match certificate {
+                        Some(certificate) => self.certificates.insert(identity, certificate),
+                        None => self.certificates.remove(&identity),
+                    };
+                }
+            }
+        }
+    }
+
+    fn insert(&mut self, fact: Fact, dirty: &mut Dirty) {
+        let key = fact.key();
+        let problems = match &fact {
+            Fact::HTTPRouteGroup(group) => group.problems.clone(),
+            _ => Vec::new(),
+        };
+        self.diagnostics.set(Stage::Malformed, key.clone(), Vec::new());
+        if matches!(&fact, Fact::Pod(pod) if pod.proxy.is_none()) {
+            self.diagnostics.set(Stage::Uuid, key.clone(), Vec::new());
+        }
+        self.diagnostics.set(Stage::Fact, key, problems);
+        self.tables.insert(fact, &self.options, dirty);
+    }
+
+    fn remove(&mut self, key: FactKey, dirty: &mut Dirty) {
+        self.diagnostics.forget(&key);
+        self.tables.remove(key, &self.options, dirty);
+    }
+
+    fn malformed(&mut self, diagnostic: Diagnostic) {
+        let Diagnostic {
+            object,
+            reason,
+            message,
+        } = diagnostic;
+        self.diagnostics
+            .set(Stage::Malformed, object, vec![Problem { reason, message }]);
     }
 }
