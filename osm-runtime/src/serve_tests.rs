@@ -72,7 +72,7 @@ async fn start(authority: &Authority, limits: Limits) -> Server {
         let peer = request.extensions().get::<Peer>().unwrap().clone();
         match request.uri().path() {
             "/panic" => panic!("as asked"),
-            "/slow" => sleep(Duration::from_millis(300)).await,
+            "/slow" => sleep(Duration::from_millis(800)).await,
             "/until-leaving" => peer.leaving.cancelled().await,
             "/forever" => std::future::pending().await,
             _ => {}
@@ -92,13 +92,14 @@ async fn start(authority: &Authority, limits: Limits) -> Server {
     }
 }
 
+/// Long, because the machine may be busy; what a test waits for it shortens itself.
 fn limits() -> Limits {
-    let short = Duration::from_millis(300);
+    let long = Duration::from_secs(30);
     Limits {
-        handshake: short,
-        head: short,
-        leave_over: short / 10,
-        grace: short,
+        handshake: long,
+        head: long,
+        leave_over: long / 1_000,
+        grace: long / 10,
         ..Limits::ads()
     }
 }
@@ -200,6 +201,10 @@ async fn certificates_and_roots_change_while_connections_stay() {
     let mut kept = open(server.address, config(&first, Some(&old))).await.unwrap();
     get(&mut kept, "/").await.unwrap();
 
+    // Remembers its session, and would resume it.
+    let rememberer = config(&first, Some(&old));
+    ask(server.address, rememberer.clone()).await.unwrap();
+
     let serial = |stream: &TlsStream<TcpStream>| stream.get_ref().1.peer_certificates().unwrap()[0].to_vec();
     let before = serial(&connect(server.address, config(&first, Some(&old))).await.unwrap());
     server
@@ -209,6 +214,18 @@ async fn certificates_and_roots_change_while_connections_stay() {
     server
         .roots
         .set(&TrustBundle::new([second.root().clone()]))
+        .unwrap();
+    server
+        .certificate
+        .set(&sign(&first, Profile::ads(&domain())))
+        .unwrap();
+    assert!(
+        ask(server.address, rememberer).await.is_err(),
+        "no session outlives the roots it was verified by"
+    );
+    server
+        .certificate
+        .set(&sign(&second, Profile::ads(&domain())))
         .unwrap();
     let after = serial(
         &connect(server.address, config(&second, Some(&new)))
@@ -261,20 +278,25 @@ async fn closed_after(stream: &mut (impl AsyncRead + Unpin)) -> Duration {
 #[tokio::test]
 async fn those_who_say_nothing_are_dropped() {
     let ours = authority();
-    let server = start(&ours, limits()).await;
-    let mut silent = TcpStream::connect(server.address).await.unwrap();
-    let waited = closed_after(&mut silent).await;
-    assert!(
-        waited >= Duration::from_millis(200) && waited < Duration::from_secs(10),
-        "{waited:?}"
-    );
+    let limit = Duration::from_secs(2);
+    let server = start(
+        &ours,
+        Limits {
+            handshake: limit,
+            head: limit,
+            ..limits()
+        },
+    )
+    .await;
     let good = sign(&ours, Profile::proxy(&proxy(), &domain()));
-    let mut silent = connect(server.address, config(&ours, Some(&good))).await.unwrap();
-    closed_after(&mut silent).await;
+    let mut silent = TcpStream::connect(server.address).await.unwrap();
+    let mut wordless = connect(server.address, config(&ours, Some(&good))).await.unwrap();
     // Whoever has asked something may stay.
     let mut kept = open(server.address, config(&ours, Some(&good))).await.unwrap();
     get(&mut kept, "/").await.unwrap();
-    sleep(Duration::from_millis(700)).await;
+    let (first, _) = tokio::join!(closed_after(&mut silent), closed_after(&mut wordless));
+    assert!(first < limit * 5, "{first:?}");
+    sleep(limit).await;
     assert!(get(&mut kept, "/").await.is_ok());
 }
 
@@ -334,7 +356,7 @@ async fn draining_finishes_what_was_begun_and_cuts_what_will_not_end() {
     });
     assert!(answers[0].is_ok() && answers[1].is_ok());
     assert!(answers[2].is_err());
-    timeout(Duration::from_secs(10), server.done)
+    timeout(Duration::from_secs(60), server.done)
         .await
         .expect("drained")
         .unwrap();

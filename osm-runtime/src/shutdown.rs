@@ -146,7 +146,7 @@ mod tests {
             .await;
         assert_eq!(*order.lock().unwrap(), ["drained", "stopped"]);
         assert!(
-            (400..5_000).contains(&begin.elapsed().as_millis()),
+            (400..25_000).contains(&begin.elapsed().as_millis()),
             "{:?}",
             begin.elapsed()
         );

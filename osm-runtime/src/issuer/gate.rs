@@ -87,8 +87,8 @@ mod tests {
 
     #[tokio::test]
     async fn a_failing_provider_is_left_alone_for_a_while() {
-        let gate = Gate::new(Duration::from_millis(100), Duration::from_millis(200));
-        let limit = Duration::from_secs(5);
+        let gate = Gate::new(Duration::from_secs(1), Duration::from_secs(2));
+        let limit = Duration::from_secs(30);
         let failing = async || Err::<(), _>(IssueError::Provider("down".into()));
         assert!(matches!(
             gate.pass(limit, failing()).await,
@@ -96,7 +96,7 @@ mod tests {
         ));
         let closed = gate.pass(limit, async { Ok(()) }).await.unwrap_err();
         assert!(closed.to_string().contains("down"), "{closed}");
-        tokio::time::sleep(Duration::from_millis(150)).await;
+        tokio::time::sleep(Duration::from_millis(1_100)).await;
         gate.pass(limit, async { Ok(()) }).await.unwrap();
         let refused = async { Err::<(), _>(IssueError::Answer("this one is odd".into())) };
         assert!(matches!(

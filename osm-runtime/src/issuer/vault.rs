@@ -115,7 +115,7 @@ impl Vault {
                 ));
             }
         };
-        let gate = Gate::new(Duration::from_secs(1), Duration::from_secs(30));
+        let gate = Gate::new(Duration::from_secs(2), Duration::from_secs(30));
         let mut vault = Self {
             client,
             options,
