@@ -3,7 +3,9 @@ SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 
-E2E := cargo run --quiet --release --locked -p osm-e2e --bin osm-e2e --
+# Everything is compiled together: cargo chooses the features of dependencies by what is built together, so that one
+# package alone would compile them once more.
+E2E := cargo build --release --locked --workspace --bins && $${CARGO_TARGET_DIR:-target}/release/osm-e2e
 
 .PHONY: help
 help: ## This list.
@@ -19,7 +21,7 @@ test: unit-test e2e-test ## Every test.
 .PHONY: unit-test
 unit-test: ## Tests that need no cluster (the real Envoy and Helm they need are fetched).
 	$(E2E) programs envoy helm
-	cargo test --locked --workspace --exclude osm-e2e
+	cargo test --locked --workspace
 
 .PHONY: e2e-test
 e2e-test: ## End-to-end tests on a real Kubernetes with real Envoys.

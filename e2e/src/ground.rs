@@ -6,12 +6,11 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Result, bail};
 use serde_json::json;
 
 use crate::checkout::Checkout;
 use crate::cluster::{self, Cluster};
-use crate::command::{command, run};
 use crate::harness::mesh::{Images, NAME, NAMESPACE};
 use crate::harness::{Kubernetes, Mesh};
 use crate::image::{catalog, import};
@@ -47,7 +46,7 @@ pub fn prepare() -> Result<Ground> {
     cluster::up::up(&checkout, &progress)?;
     // What is debugged is built for debugging.
     let profile = if cfg!(debug_assertions) { "dev" } else { "release" };
-    progress.long_step("compile osm", || build_osm(profile, &checkout))?;
+    progress.long_step("compile the mesh", || catalog::compile(profile, &checkout))?;
     let cluster = Cluster::connect()?;
     if cluster.is_local {
         catalog::prepare(&progress)?;
@@ -61,26 +60,6 @@ pub fn prepare() -> Result<Ground> {
         cluster,
         runtime,
     })
-}
-
-fn build_osm(profile: &str, checkout: &Checkout) -> Result<()> {
-    let mut cargo = command(
-        "cargo",
-        [
-            "build",
-            "--locked",
-            "--profile",
-            profile,
-            "-p",
-            "osm-cli",
-            "--bin",
-            "osm",
-        ],
-    );
-    run(cargo.current_dir(checkout.root()))?;
-    let bin = checkout.bin();
-    std::fs::create_dir_all(&bin).with_context(|| format!("cannot create {}", bin.display()))?;
-    cluster::up::replace_link(&catalog::binaries(profile, checkout).join("osm"), bin.join("osm"))
 }
 
 impl Ground {

@@ -5,7 +5,10 @@
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::ConfigMap;
-use kube::{Api, Client, api::PostParams};
+use kube::{
+    Api, Client,
+    api::{ApiResource, DynamicObject, PostParams},
+};
 use osm_core::api::{
     MeshConfig,
     mesh_config::MeshConfigSpec,
@@ -63,8 +66,14 @@ async fn attempt(client: &Client, args: &Args) -> Result<(), PresetError> {
         .unwrap_or_default()
         .remove(PRESET_MESH_CONFIG_KEY)
         .ok_or(PresetError::NoKey)?;
-    let mut config = MeshConfig::new(&args.osm_config_name, parse(&text)?);
+    let mut config = DynamicObject::new(&args.osm_config_name, &ApiResource::erase::<MeshConfig>(&()));
     config.metadata.labels = Some(args.labels());
+    config.data = serde_json::json!({ "spec": parse(&text)? });
+    let configs: Api<DynamicObject> = Api::namespaced_with(
+        client.clone(),
+        &args.osm_namespace,
+        &ApiResource::erase::<MeshConfig>(&()),
+    );
     match within(CALL, configs.create(&PostParams::default(), &config)).await {
         Ok(_) => tracing::info!(name = args.osm_config_name, "made the default MeshConfig"),
         Err(error) if error.is_conflict() => {}
@@ -73,7 +82,10 @@ async fn attempt(client: &Client, args: &Args) -> Result<(), PresetError> {
     Ok(())
 }
 
-fn parse(text: &str) -> Result<MeshConfigSpec, serde_json::Error> {
+/// The spec as it is written: with the fields it leaves out filled in, the API server would refuse it, since an empty text
+/// is none of the values it allows.
+fn parse(text: &str) -> Result<serde_json::Value, serde_json::Error> {
+    let _readable: MeshConfigSpec = serde_json::from_str(text)?;
     serde_json::from_str(text)
 }
 
@@ -86,7 +98,8 @@ mod tests {
         let text = r#"{"traffic": {"enableEgress": true, "enablePermissiveTrafficPolicyMode": true},
             "certificate": {"serviceCertValidityDuration": "24h"}, "featureFlags": {"enableWASMStats": false}}"#;
         let spec = parse(text).unwrap();
-        assert!(spec.traffic.enable_permissive_traffic_policy_mode);
+        assert_eq!(spec["traffic"]["enablePermissiveTrafficPolicyMode"], true);
+        assert_eq!(spec["sidecar"], serde_json::Value::Null, "nothing is filled in");
         assert!(parse("{").is_err());
     }
 }

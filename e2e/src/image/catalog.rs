@@ -18,7 +18,6 @@ use crate::progress::Progress;
 /// An image made of one of the workspace's binaries.
 struct Component {
     image: &'static str,
-    package: &'static str,
     binary: &'static str,
     /// Whether it changes firewalls. It must be started as root for that.
     iptables: bool,
@@ -27,25 +26,21 @@ struct Component {
 const COMPONENTS: [Component; 4] = [
     Component {
         image: "osm-controller",
-        package: "osm-controller",
         binary: "osm-controller",
         iptables: false,
     },
     Component {
         image: "osm-injector",
-        package: "osm-injector",
         binary: "osm-injector",
         iptables: false,
     },
     Component {
         image: "osm-sidecar",
-        package: "osm-sidecar",
         binary: "osm-sidecar",
         iptables: true,
     },
     Component {
         image: "osm-demo",
-        package: "osm-e2e",
         binary: "osm-demo",
         iptables: false,
     },
@@ -75,14 +70,11 @@ pub fn system(programs: &Programs, checkout: &Checkout) -> Result<Vec<Image>> {
 
 /// The images of the given names. Binaries of the workspace are compiled first, with cargo's `profile`.
 pub fn build(names: &[&str], profile: &str, checkout: &Checkout, progress: &Progress) -> Result<Vec<Image>> {
-    let components: Vec<&Component> = COMPONENTS
+    if COMPONENTS
         .iter()
-        .filter(|component| names.contains(&component.image))
-        .collect();
-    if !components.is_empty() {
-        progress.long_step("compile the mesh's programs", || {
-            compile(&components, profile, checkout)
-        })?;
+        .any(|component| names.contains(&component.image))
+    {
+        progress.long_step("compile the mesh's programs", || compile(profile, checkout))?;
     }
     names
         .iter()
@@ -130,15 +122,14 @@ impl Component {
     }
 }
 
-fn compile(components: &[&Component], profile: &str, checkout: &Checkout) -> Result<()> {
-    let mut cargo = command("cargo", ["build", "--locked", "--profile", profile]);
-    cargo.current_dir(checkout.root());
-    for component in components {
-        cargo.args(["-p", component.package, "--bin", component.binary]);
-    }
-    // What installs the images belongs to them: both come of the same sources.
-    cargo.args(["-p", "osm-cli", "--bin", "osm"]);
-    run(&mut cargo)?;
+/// Compiles every program of the workspace: cargo chooses the features of dependencies by what is built together, so that
+/// building some of them would compile the dependencies once more.
+pub fn compile(profile: &str, checkout: &Checkout) -> Result<()> {
+    let mut cargo = command(
+        "cargo",
+        ["build", "--locked", "--workspace", "--bins", "--profile", profile],
+    );
+    run(cargo.current_dir(checkout.root()))?;
     fs::create_dir_all(checkout.bin())?;
     replace_link(
         &binaries(profile, checkout).join("osm"),
@@ -213,22 +204,5 @@ mod tests {
             .unwrap_err()
             .to_string();
         assert!(names().all(|name| error.contains(name)), "{error}");
-    }
-
-    #[test]
-    fn every_component_is_a_package_of_the_workspace() {
-        let checkout = Checkout::find().unwrap();
-        let manifests: Vec<String> = fs::read_dir(checkout.root())
-            .unwrap()
-            .filter_map(|entry| fs::read_to_string(entry.unwrap().path().join("Cargo.toml")).ok())
-            .collect();
-        for component in &COMPONENTS {
-            let name = format!("name = \"{}\"\n", component.package);
-            assert!(
-                manifests.iter().any(|manifest| manifest.contains(&name)),
-                "{}",
-                component.package
-            );
-        }
     }
 }
