@@ -7,6 +7,12 @@ use serde::{Deserialize, Serialize};
 /// The response header that names the pod that answered.
 pub const RESPONDER_HEADER: &str = "x-responder";
 
+/// Whether an outcome is that of a request policy refused. A rule that does not match is 404, a client that is not among
+/// its sources 403; to what a client may not call at all, its own sidecar does not lead: closed, reset or refused.
+pub fn is_denial(outcome: &str) -> bool {
+    matches!(outcome, "403" | "404" | "closed" | "reset" | "refused")
+}
+
 /// What one request got, whatever its protocol.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
@@ -27,6 +33,11 @@ impl Answer {
     /// The pod that answered, if it said so.
     pub fn responder(&self) -> Option<&str> {
         self.headers.get(RESPONDER_HEADER).map(String::as_str)
+    }
+
+    /// Whether policy refused it, and the application did not see it.
+    pub fn is_denied(&self) -> bool {
+        self.responder().is_none() && is_denial(&self.outcome())
     }
 
     /// The status, or the word for what went wrong: what counters count.

@@ -3,7 +3,7 @@
 use anyhow::{Context as _, Result, ensure};
 use serde_json::{Value, json};
 
-use super::{A_WHILE, answered, answers, http_port};
+use super::{A_WHILE, answered, answers, denied, http_port};
 use crate::harness::mesh::NAMESPACE;
 use crate::harness::policy::{
     any_route, http_rule, route_group, tcp_route, tcp_rule, traffic_split, traffic_target,
@@ -103,7 +103,7 @@ pub(super) async fn malformed_objects_harm_nothing_else(case: &Case) -> Result<(
     ensure!(admitted > 0, "nothing hostile was admitted: this proves nothing");
     tokio::time::sleep(A_WHILE).await;
     answers(&peers[0], &url, &[], 200).await?;
-    answers(&peers[1], &url, &[], 403).await?;
+    denied(&peers[1], &url, &[]).await?;
     case.apply(&[traffic_target(
         "late",
         (&namespace, "web"),

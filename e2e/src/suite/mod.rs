@@ -139,6 +139,25 @@ async fn answers(client: &Peer, url: &str, options: &[&str], status: u16) -> Res
     Ok(last)
 }
 
+/// Fails unless a request is denied now, three times in a row.
+async fn denied(client: &Peer, url: &str, options: &[&str]) -> Result<()> {
+    for _ in 0..3 {
+        let answer = client.get(url, options).await?;
+        ensure!(answer.is_denied(), "{} asked for {url} {options:?} and got {answer:?}", client.pod);
+    }
+    Ok(())
+}
+
+/// Waits until a request is denied.
+async fn denied_at_last(client: &Peer, url: &str) -> Result<()> {
+    eventually(&format!("{url} to be denied to {}", client.pod), SETTLED, async || {
+        let answer = client.get(url, &[]).await?;
+        ensure!(answer.is_denied(), "{answer:?}");
+        Ok(())
+    })
+    .await
+}
+
 /// Waits until a TCP server answers.
 async fn connected(client: &Peer, address: &str, say: &str) -> Result<Answer> {
     eventually(
@@ -163,7 +182,7 @@ async fn closed(client: &Peer, address: &str, say: &str) -> Result<()> {
         .await?
         .last;
     ensure!(
-        matches!(answer.outcome().as_str(), "closed" | "reset"),
+        matches!(answer.outcome().as_str(), "closed" | "reset" | "refused"),
         "{} called {address} and got {} {}",
         client.pod,
         answer.outcome(),

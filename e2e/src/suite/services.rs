@@ -3,7 +3,7 @@
 use anyhow::{Result, ensure};
 use serde_json::json;
 
-use super::{answered, answers, closed, connected, http_port};
+use super::{answered, answers, closed, connected, denied, http_port};
 use crate::harness::policy::{any_route, http_rule, tcp_route, tcp_rule, traffic_target};
 use crate::harness::wait::SETTLED;
 use crate::harness::workload::service;
@@ -157,7 +157,7 @@ pub(super) async fn stateful_set(case: &Case) -> Result<()> {
     answered(client, &format!("http://db.{namespace}:8080/"), &[], 200).await?;
     // Members of the set talk to each other, as a quorum does.
     answered(&first, &format!("http://db-1.db.{namespace}:8080/"), &[], 200).await?;
-    answers(stranger, &format!("http://db-0.db.{namespace}:8080/"), &[], 403).await?;
+    denied(stranger, &format!("http://db-0.db.{namespace}:8080/"), &[]).await?;
     closed(stranger, &format!("db-0.db.{namespace}:9100"), "hi").await
 }
 

@@ -3,7 +3,7 @@
 use anyhow::{Context as _, Result, ensure};
 use serde_json::json;
 
-use super::{answered, answers, closed, connected, http_port};
+use super::{answered, answers, closed, connected, denied, denied_at_last, http_port};
 use crate::harness::policy::{any_route, http_rule, tcp_route, tcp_rule, traffic_target};
 use crate::harness::wait::SETTLED;
 use crate::harness::workload::service;
@@ -48,7 +48,7 @@ pub(super) async fn permissive_switch_loses_nothing(case: &Case) -> Result<()> {
         format!("web.{namespace}:9100"),
     );
     answered(friend, &url, &[], 200).await?;
-    answers(stranger, &url, &[], 403).await?;
+    denied(stranger, &url, &[]).await?;
     closed(stranger, &address, "hi").await?;
 
     let traffic = friend.load(&url, &["--rate", "100", "--duration", "20", "--timeout", "10"]);
@@ -59,7 +59,7 @@ pub(super) async fn permissive_switch_loses_nothing(case: &Case) -> Result<()> {
                 answered(stranger, &url, &[], 200).await?;
                 connected(stranger, &address, "hi").await?;
             } else {
-                answered(stranger, &url, &[], 403).await?;
+                denied_at_last(stranger, &url).await?;
                 eventually("TCP to be denied again", SETTLED, async || {
                     closed(stranger, &address, "hi").await
                 })
@@ -142,7 +142,7 @@ pub(super) async fn egress(case: &Case) -> Result<()> {
         eventually("the way out to be shut", SETTLED, async || {
             let answer = client.get(&far, &["--timeout", "3"]).await?;
             ensure!(
-                matches!(answer.outcome().as_str(), "closed" | "reset"),
+                matches!(answer.outcome().as_str(), "closed" | "reset" | "refused"),
                 "{answer:?}"
             );
             Ok(())

@@ -10,7 +10,7 @@ use crate::harness::policy::{tcp_route, tcp_rule, traffic_target};
 use crate::harness::workload::service;
 use crate::harness::{Case, Workload};
 
-/// Deny by default, also without any TrafficTarget; a TCPRoute grants its ports and no others.
+/// Deny by default, also without any TrafficTarget; a TCPRoute grants its ports and no others, each to its own clients.
 pub(super) async fn tcp_allowed_and_denied(case: &Case) -> Result<()> {
     let namespace = case.namespace("all").await?;
     case.apply(&[service(
@@ -50,6 +50,22 @@ pub(super) async fn tcp_allowed_and_denied(case: &Case) -> Result<()> {
     ensure!(answer.body == "echo: hello", "{answer:?}");
     closed(stranger, &open, "hello").await?;
     closed(friend, &shut, "hello").await?;
+
+    // Now the server itself has to tell them apart: both lead to it, by different ports.
+    case.apply(&[
+        tcp_route(&namespace, "shut", &[9101]),
+        traffic_target(
+            "strangers",
+            (&namespace, "echo"),
+            &[tcp_rule("shut")],
+            &[(&namespace, "stranger")],
+        ),
+    ])
+    .await?;
+    connected(stranger, &shut, "hello").await?;
+    closed(stranger, &open, "hello").await?;
+    closed(friend, &shut, "hello").await?;
+    connected(friend, &open, "hello").await?;
 
     case.mesh
         .kubernetes
