@@ -108,7 +108,12 @@ async fn watch(customer: &Peer, expected: Expected, verdict: &mut Verdict) {
         anyhow::Ok(between(&earlier, &counters(customer).await?))
     };
     match counted.await {
-        Err(error) => verdict.line(format!("{name} by itself"), expected.says(), format!("{error:#}"), false),
+        Err(error) => verdict.line(
+            format!("{name} by itself"),
+            expected.says(),
+            format!("{error:#}"),
+            false,
+        ),
         Ok(paths) => {
             for (path, outcomes) in paths {
                 let holds = outcomes.keys().all(|outcome| expected.holds(outcome)) && !outcomes.is_empty();

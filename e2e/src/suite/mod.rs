@@ -143,18 +143,26 @@ async fn answers(client: &Peer, url: &str, options: &[&str], status: u16) -> Res
 async fn denied(client: &Peer, url: &str, options: &[&str]) -> Result<()> {
     for _ in 0..3 {
         let answer = client.get(url, options).await?;
-        ensure!(answer.is_denied(), "{} asked for {url} {options:?} and got {answer:?}", client.pod);
+        ensure!(
+            answer.is_denied(),
+            "{} asked for {url} {options:?} and got {answer:?}",
+            client.pod
+        );
     }
     Ok(())
 }
 
 /// Waits until a request is denied.
 async fn denied_at_last(client: &Peer, url: &str) -> Result<()> {
-    eventually(&format!("{url} to be denied to {}", client.pod), SETTLED, async || {
-        let answer = client.get(url, &[]).await?;
-        ensure!(answer.is_denied(), "{answer:?}");
-        Ok(())
-    })
+    eventually(
+        &format!("{url} to be denied to {}", client.pod),
+        SETTLED,
+        async || {
+            let answer = client.get(url, &[]).await?;
+            ensure!(answer.is_denied(), "{answer:?}");
+            Ok(())
+        },
+    )
     .await
 }
 
