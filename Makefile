@@ -20,6 +20,7 @@ test: unit-test e2e-test ## Every test.
 
 .PHONY: unit-test
 unit-test: ## Tests that need no cluster (the real Envoy and Helm they need are fetched).
+	command -v iptables >/dev/null || { apt-get update -qq && apt-get install -y -qq iptables iproute2; }
 	$(E2E) programs envoy helm
 	cargo test --locked --workspace
 
