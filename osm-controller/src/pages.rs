@@ -41,7 +41,7 @@ pub struct Pages {
 }
 
 /// Each page and what it shows.
-const INDEX: [(&str, &str); 7] = [
+const INDEX: [(&str, &str); 8] = [
     (
         "/debug/proxies",
         "the proxies of the mesh, and which are connected here",
@@ -49,6 +49,7 @@ const INDEX: [(&str, &str); 7] = [
     ("/debug/xds", "how each connected proxy's stream stands"),
     ("/debug/config", "the configuration of one proxy: ?proxy=<uuid>"),
     ("/debug/certs", "the service certificates held in memory"),
+    ("/debug/namespaces", "how many proxies each namespace has"),
     ("/debug/problems", "objects with something wrong"),
     ("/debug/settings", "what MeshConfig says about the control plane"),
     ("/debug/snapshot", "the size of what was published last"),
@@ -64,6 +65,7 @@ impl Pages {
             .route("/debug/xds", get(streams))
             .route("/debug/config", get(config))
             .route("/debug/certs", get(certificates))
+            .route("/debug/namespaces", get(namespaces))
             .route("/debug/problems", get(problems))
             .route("/debug/settings", get(settings))
             .route("/debug/snapshot", get(snapshot))
@@ -197,6 +199,16 @@ async fn certificates(State(pages): State<Pages>) -> Json<Value> {
         })
     };
     Json(pages.certificates.held().into_iter().map(row).collect())
+}
+
+async fn namespaces(State(pages): State<Pages>) -> Json<BTreeMap<String, usize>> {
+    let mut counts = BTreeMap::new();
+    if let Some(snapshot) = pages.mesh.snapshot() {
+        for (_, entry) in snapshot.proxies() {
+            *counts.entry(entry.identity.namespace.to_string()).or_default() += 1;
+        }
+    }
+    Json(counts)
 }
 
 async fn problems(State(pages): State<Pages>) -> Json<Value> {

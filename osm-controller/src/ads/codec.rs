@@ -4,7 +4,6 @@ use std::marker::PhantomData;
 
 use osm_core::xds::Response;
 use prost::Message;
-use tokio::sync::OwnedSemaphorePermit;
 use tonic::{
     Status,
     codec::{BufferSettings, Codec, DecodeBuf, Decoder, EncodeBuf, Encoder},
@@ -16,18 +15,11 @@ const BUFFER: usize = 512;
 /// What is written before the transport is asked whether it wants more.
 const YIELD: usize = 32 * 1024;
 
-/// A response, and its share of the memory for responses that are being written.
-#[derive(Debug)]
-pub(super) struct Outgoing {
-    pub(super) response: Response,
-    pub(super) _share: Option<OwnedSemaphorePermit>,
-}
-
 #[derive(Debug)]
 pub(super) struct DiscoveryCodec<Q>(pub(super) PhantomData<fn() -> Q>);
 
 impl<Q: Message + Default + Send + 'static> Codec for DiscoveryCodec<Q> {
-    type Encode = Outgoing;
+    type Encode = Response;
     type Decode = Q;
     type Encoder = Self;
     type Decoder = Self;
@@ -42,12 +34,12 @@ impl<Q: Message + Default + Send + 'static> Codec for DiscoveryCodec<Q> {
 }
 
 impl<Q> Encoder for DiscoveryCodec<Q> {
-    type Item = Outgoing;
+    type Item = Response;
     type Error = Status;
 
-    fn encode(&mut self, item: Outgoing, buffer: &mut EncodeBuf<'_>) -> Result<(), Status> {
-        buffer.reserve(item.response.encoded_len());
-        item.response.encode(buffer);
+    fn encode(&mut self, response: Response, buffer: &mut EncodeBuf<'_>) -> Result<(), Status> {
+        buffer.reserve(response.encoded_len());
+        response.encode(buffer);
         Ok(())
     }
 

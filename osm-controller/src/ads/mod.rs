@@ -14,6 +14,7 @@ mod stream;
 use std::{sync::Arc, time::Duration};
 
 use osm_core::{identity::TrustDomain, xds};
+use tokio::sync::Semaphore;
 
 pub use metrics::AdsMetrics;
 pub(crate) use metrics::name as kind_name;
@@ -21,6 +22,9 @@ pub use registry::{Connection, Registry, StreamStatus};
 pub use service::Ads;
 
 use crate::{certificates::Certificates, mesh::Mesh, report::Reporter};
+
+/// Memory for large responses that are being sent, KiB.
+const RESPONSE_MEMORY_KIB: u32 = 128 * 1_024;
 
 /// Bounds of the service. The defaults hold for a mesh of ten thousand proxies on two cores.
 #[derive(Clone, Debug)]
@@ -35,8 +39,11 @@ pub struct Settings {
     pub pod_wait: Duration,
     /// How long a proxy whose pod is gone keeps its stream.
     pub pod_grace: Duration,
-    /// Longest time a response may take to be taken by the proxy.
+    /// Longest time a response may take to be taken by the transport.
     pub send: Duration,
+    /// Longest time a response may go unanswered. Envoy holds an answer back while what it was sent warms up, so this
+    /// is far longer than any round trip.
+    pub answer: Duration,
     /// Most bytes of one request: a big sidecar that reconnects lists all it has.
     pub request_bytes: usize,
     /// Requests a stream may send at once, and how many each second after that.
@@ -58,6 +65,7 @@ impl Default for Settings {
             pod_wait: Duration::from_secs(5),
             pod_grace: Duration::from_secs(30),
             send: Duration::from_secs(30),
+            answer: Duration::from_secs(180),
             request_bytes: 16 << 20,
             requests: (2_000, 500),
             settle: Duration::from_secs(5),
@@ -77,6 +85,7 @@ struct Shared {
     reporter: Reporter,
     metrics: AdsMetrics,
     admission: admission::Admission,
+    responses: Arc<Semaphore>,
 }
 
 impl Shared {
@@ -96,6 +105,7 @@ impl Shared {
             reporter,
             metrics,
             admission,
+            responses: Arc::new(Semaphore::new(RESPONSE_MEMORY_KIB as usize)),
         })
     }
 }

@@ -16,7 +16,7 @@ use osm_core::{
     certificate::proxy_of,
     identity::ProxyIdentity,
     resource::Snapshot,
-    xds::{DeltaStream, StateStream},
+    xds::{self, DeltaStream, StateStream},
 };
 use osm_runtime::serve::Peer;
 use tokio::sync::{mpsc, watch};
@@ -29,7 +29,7 @@ use tower::Service;
 
 use super::{
     AdsMetrics, Settings, Shared,
-    codec::{DiscoveryCodec, Outgoing},
+    codec::DiscoveryCodec,
     registry::{Refusal, Registry},
     stream::{Machine, Session},
 };
@@ -107,11 +107,11 @@ struct Method<M> {
     machine: PhantomData<fn() -> M>,
 }
 
-type Responses = Pin<Box<dyn Stream<Item = Result<Outgoing, Status>> + Send>>;
+type Responses = Pin<Box<dyn Stream<Item = Result<xds::Response, Status>> + Send>>;
 type Answer = Pin<Box<dyn Future<Output = Result<Response<Responses>, Status>> + Send>>;
 
 impl<M: Machine> StreamingService<M::Request> for Method<M> {
-    type Response = Outgoing;
+    type Response = xds::Response;
     type ResponseStream = Responses;
     type Future = Answer;
 

@@ -10,15 +10,14 @@ use osm_core::{
 use osm_proto::envoy::service::discovery::v3::{DeltaDiscoveryRequest, DiscoveryRequest};
 use osm_runtime::{backoff::jittered, serve::Peer};
 use tokio::{
-    sync::{mpsc, watch},
+    sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch},
     time::{Instant, sleep_until, timeout},
 };
 use tonic::{Status, Streaming};
 
 use super::{
-    Shared,
+    RESPONSE_MEMORY_KIB, Shared,
     admission::Bucket,
-    codec::Outgoing,
     registry::{Place, StreamStatus},
     service::owns,
 };
@@ -129,8 +128,8 @@ pub(super) struct Session<M: Machine> {
     class: Option<ClassId>,
     woken: watch::Receiver<()>,
     bucket: Bucket,
-    /// When each kind's response in flight was sent.
-    sent: [Option<Instant>; ResourceType::ALL.len()],
+    /// When each kind's response in flight was sent, and its share of the memory for large ones.
+    sent: [Option<(Instant, Share)>; ResourceType::ALL.len()],
     /// When the proxy's pod was found to be gone.
     orphaned: Option<Instant>,
     reconnected: bool,
@@ -163,7 +162,7 @@ impl<M: Machine> Session<M> {
     }
 
     /// Serves the stream until either side ends it.
-    pub(super) async fn run(mut self, responses: mpsc::Sender<Result<Outgoing, Status>>) {
+    pub(super) async fn run(mut self, responses: mpsc::Sender<Result<xds::Response, Status>>) {
         let shared = self.shared.clone();
         shared.metrics.connected.inc();
         tracing::debug!(proxy = %self.machine.proxy(), peer = %self.peer.address, variant = M::NAME, "connected");
@@ -177,7 +176,7 @@ impl<M: Machine> Session<M> {
         }
     }
 
-    async fn serve(&mut self, responses: &mpsc::Sender<Result<Outgoing, Status>>) -> End {
+    async fn serve(&mut self, responses: &mpsc::Sender<Result<xds::Response, Status>>) -> End {
         let settings = self.shared.settings.clone();
         let mut settle = Some(Instant::now() + settings.settle);
         let mut refresh = Instant::now() + jittered(settings.refresh, 0.5);
@@ -193,8 +192,19 @@ impl<M: Machine> Session<M> {
             if let Err(end) = self.send(due, responses).await {
                 return end;
             }
+            let unanswered = self
+                .sent
+                .iter()
+                .flatten()
+                .map(|(sent, _)| *sent + settings.answer)
+                .min();
+            if unanswered.is_some_and(|at| at <= Instant::now()) {
+                tracing::info!(proxy = %self.machine.proxy(), "ended a stream: the proxy does not answer");
+                let status = Status::deadline_exceeded("responses are not answered");
+                return End("not_answering", Some(status));
+            }
             let orphaned = self.orphaned.map(|since| since + settings.pod_grace);
-            let tick = [settle, orphaned]
+            let tick = [settle, orphaned, unanswered]
                 .into_iter()
                 .flatten()
                 .fold(refresh, Instant::min);
@@ -220,7 +230,7 @@ impl<M: Machine> Session<M> {
                 changed = woken.changed() => if changed.is_err() {
                     // The class is gone with its last member; `follow` finds the new one.
                     self.class = None;
-                    tokio::time::sleep(Duration::from_millis(10)).await;
+                    tokio::time::sleep(Duration::from_millis(250)).await;
                 },
                 Some(reply) = place.inspect.recv() => {
                     let _ = reply.send(StreamStatus { kinds: machine.status() });
@@ -301,7 +311,7 @@ impl<M: Machine> Session<M> {
             metrics.answered(
                 kind,
                 success,
-                sent.map_or(0.0, |sent| sent.elapsed().as_secs_f64()),
+                sent.map_or(0.0, |(sent, _)| sent.elapsed().as_secs_f64()),
             );
         };
         match outcome {
@@ -327,18 +337,15 @@ impl<M: Machine> Session<M> {
     async fn send(
         &mut self,
         due: Vec<xds::Response>,
-        responses: &mpsc::Sender<Result<Outgoing, Status>>,
+        responses: &mpsc::Sender<Result<xds::Response, Status>>,
     ) -> Result<(), End> {
         for response in due {
             let (kind, count, bytes) = (response.kind, response.resources.len(), response.encoded_len());
-            let outgoing = Outgoing {
-                response,
-                _share: None,
-            };
-            match timeout(self.shared.settings.send, responses.send(Ok(outgoing))).await {
+            let share = share(&self.shared.responses, bytes).await;
+            match timeout(self.shared.settings.send, responses.send(Ok(response))).await {
                 Ok(Ok(())) => {
                     self.shared.metrics.sent(kind, count, bytes);
-                    self.sent[kind as usize] = Some(Instant::now());
+                    self.sent[kind as usize] = Some((Instant::now(), share));
                 }
                 Ok(Err(_)) => {
                     self.shared.metrics.failed(kind);
@@ -357,6 +364,26 @@ impl<M: Machine> Session<M> {
         Ok(())
     }
 }
+
+/// Waits for room when a large response is due: after a change that concerns everyone, not all are in memory at once.
+async fn share(room: &Arc<Semaphore>, bytes: usize) -> Share {
+    if bytes < LARGE {
+        return None;
+    }
+    let kib = u32::try_from(bytes / 1_024)
+        .unwrap_or(u32::MAX)
+        .min(RESPONSE_MEMORY_KIB);
+    let room = room.clone().acquire_many_owned(kib);
+    timeout(TURN, room).await.ok()?.ok()
+}
+
+/// A share of the memory for large responses, given back when the response is answered.
+type Share = Option<OwnedSemaphorePermit>;
+
+/// Responses of fewer bytes need no share.
+const LARGE: usize = 64 * 1024;
+/// Longest wait for a share. It is a way to take turns, not a lock: proxies that do not answer hold nobody up for long.
+const TURN: Duration = Duration::from_secs(2);
 
 fn request_failed(status: &Status) -> End {
     match status.code() {

@@ -246,14 +246,69 @@ impl Thread {
             micros = u64::try_from(cost.as_micros()).unwrap_or(u64::MAX),
             "computed"
         );
-        if !change.diagnostics.is_empty() {
+        if !change.diagnostics.is_empty() || !self.mesh.problems().is_empty() {
             let all: Vec<_> = self.engine.diagnostics().cloned().collect();
             self.metrics
                 .problems
                 .set(i64::try_from(all.len()).unwrap_or(i64::MAX));
             self.mesh.set_problems(all);
+        }
+        if !change.diagnostics.is_empty() {
             // Reports are a courtesy: nobody waits for them.
             let _ = self.problems.try_send(change.diagnostics);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use osm_core::{facts::FactKey, identity::TrustDomain};
+
+    use super::*;
+
+    fn listed(kind: FactKind) -> Input {
+        Input::Event(Event::Reset {
+            kind,
+            facts: Vec::new(),
+            malformed: Vec::new(),
+        })
+    }
+
+    #[tokio::test]
+    async fn nothing_is_published_before_everything_is_known() {
+        let (mesh, health) = (Mesh::new(), Health::new());
+        let options = Options {
+            mesh_name: "osm".into(),
+            osm_namespace: "osm-system".into(),
+            trust_domain: TrustDomain::default(),
+        };
+        let metrics = EngineMetrics::register(&Metrics::new());
+        let (problems, _found) = mpsc::channel(1);
+        let (inputs, thread) = start(options, mesh.clone(), &health, metrics, problems).unwrap();
+        let mut publications = mesh.publications();
+        for kind in FactKind::ALL {
+            inputs.send(listed(kind)).await.unwrap();
+        }
+        let gone = FactKey::new(FactKind::Pod, "shop", "gone");
+        inputs.send(Input::Event(Event::Remove(gone))).await.unwrap();
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        assert!(mesh.snapshot().is_none());
+        assert!(
+            health.not_ready()[0].1.contains("root certificate"),
+            "{:?}",
+            health.not_ready()
+        );
+        inputs
+            .send(Input::Event(Event::Roots("roots".into())))
+            .await
+            .unwrap();
+        publications.changed().await.unwrap();
+        assert!(mesh.snapshot().is_some());
+        drop(inputs);
+        tokio::task::spawn_blocking(move || thread.join())
+            .await
+            .unwrap()
+            .unwrap();
+        assert!(health.is_ready());
     }
 }

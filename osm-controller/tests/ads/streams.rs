@@ -122,7 +122,7 @@ async fn leaving_ends_streams_well_and_soon() {
 #[tokio::test]
 async fn a_reader_that_never_reads_is_cut_and_others_are_served() {
     let settings = Settings {
-        send: Duration::from_millis(700),
+        answer: Duration::from_secs(3),
         ..Settings::default()
     };
     let mut setup = setup(settings).await;

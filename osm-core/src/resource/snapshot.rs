@@ -45,11 +45,19 @@ impl View {
     }
 }
 
+/// How many changed slots a snapshot remembers.
+const LOG: usize = 1_024;
+
 /// One consistent state of the whole mesh, shared by all streams. Cloning it is cheap.
 #[derive(Clone, Debug, Default)]
 pub struct Snapshot {
-    /// Counts publications of this process; means nothing to another process and is never sent.
+    /// Counts publications of this process; means nothing to another process and is never sent. To be raised after the
+    /// changes of a publication, not before.
     pub revision: u64,
+    /// The slots changed last, each with the revision it changed in.
+    log: imbl::Vector<(u64, Slot)>,
+    /// All changes after this revision are in the log.
+    complete_after: u64,
     table: imbl::Vector<Option<Arc<Resource>>>,
     views: imbl::HashMap<ClassId, Arc<View>>,
     proxies: imbl::HashMap<Uuid, ProxyEntry>,
@@ -88,6 +96,24 @@ impl Snapshot {
             self.table.push_back(None);
         }
         self.table.set(index, resource);
+        self.log.push_back((self.revision + 1, slot));
+        if self.log.len() > LOG
+            && let Some((revision, _)) = self.log.pop_front()
+        {
+            self.complete_after = revision;
+        }
+    }
+
+    /// The slots whose resources may differ from those of `older`, an earlier snapshot of the same mesh; repetitions are
+    /// possible. `None` when that was too long or too many changes ago: everything may differ.
+    pub fn changed_since(&self, older: &Self) -> Option<impl Iterator<Item = Slot>> {
+        let covered = older.revision >= self.complete_after && older.revision <= self.revision;
+        let changes = self.log.iter().rev();
+        covered.then(|| {
+            changes
+                .take_while(|(revision, _)| *revision > older.revision)
+                .map(|(_, slot)| *slot)
+        })
     }
 
     /// Sets or removes the view of a class.
@@ -104,5 +130,38 @@ impl Snapshot {
             Some(entry) => self.proxies.insert(uuid, entry),
             None => self.proxies.remove(&uuid),
         };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    fn changed(newer: &Snapshot, older: &Snapshot) -> Option<BTreeSet<u32>> {
+        Some(newer.changed_since(older)?.map(|slot| slot.0).collect())
+    }
+
+    #[test]
+    fn what_changed_since_is_known_for_a_while() {
+        let mut snapshot = Snapshot::default();
+        let mut history = vec![snapshot.clone()];
+        for index in 0..3_000 {
+            snapshot.set_resource(Slot(index % 7), None);
+            if index % 2 == 1 {
+                snapshot.revision += 1;
+                history.push(snapshot.clone());
+            }
+        }
+        let newest = &history[1_500];
+        assert_eq!(changed(newest, newest), Some(BTreeSet::new()));
+        assert_eq!(
+            changed(newest, &history[1_499]),
+            Some([2_998 % 7, 2_999 % 7].into())
+        );
+        assert_eq!(changed(newest, &history[1_496]), Some((0..7).collect()));
+        assert_eq!(changed(newest, &history[10]), None, "too long ago");
+        assert_eq!(changed(&history[10], newest), None, "not older");
     }
 }

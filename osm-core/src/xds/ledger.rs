@@ -55,13 +55,22 @@ impl Base {
             _ => false,
         };
         if Arc::ptr_eq(&self.set, &newer.set) {
+            if let Some(slots) = newer.snapshot.changed_since(&self.snapshot) {
+                let mut names: Vec<_> = slots
+                    .filter_map(|slot| {
+                        let (old, new) = (resource(self, slot), resource(newer, slot));
+                        let (name, known) =
+                            newer.set.get(new.or(old)?.name()).map(|(name, at)| (name, *at))?;
+                        (known == slot && !same(old, new)).then_some(name)
+                    })
+                    .collect();
+                names.sort();
+                names.dedup();
+                return names;
+            }
             let changed = |slot: Slot| !same(resource(self, slot), resource(newer, slot));
-            return newer
-                .set
-                .iter()
-                .filter(|(_, slot)| changed(*slot))
-                .map(|(name, _)| name)
-                .collect();
+            let entries = newer.set.iter().filter(|(_, slot)| changed(*slot));
+            return entries.map(|(name, _)| name).collect();
         }
         let (mut old, mut new) = (self.set.iter().peekable(), newer.set.iter().peekable());
         let mut names = Vec::new();
