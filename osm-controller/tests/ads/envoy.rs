@@ -328,7 +328,7 @@ async fn envoy_takes_everything_follows_changes_and_is_sent_nothing_twice() {
         .remove(ResourceType::Listener, "outbound-listener")
         .publish();
     envoy
-        .until("listener_manager.total_listeners_active", |active| active == 0)
+        .until("listener_manager.listener_removed", |removed| removed == 1)
         .await;
     envoy.nothing_rejected().await;
 }
