@@ -20,4 +20,6 @@ pub mod ir;
 pub mod mesh;
 pub mod policy;
 pub mod resource;
+#[cfg(feature = "sabotage")]
+pub mod sabotage;
 pub mod xds;

@@ -69,6 +69,10 @@ impl Shutdown {
             _ = interrupt.recv() => tracing::info!("interrupted"),
             () = failure => tracing::error!("a part of the process has ended; leaving"),
         }
+        #[cfg(feature = "sabotage")]
+        if osm_core::sabotage::Fault::NoDrain.is_on() {
+            std::process::exit(0);
+        }
         self.stages(health, timing, async || {
             tokio::select! { _ = terminate.recv() => {}, _ = interrupt.recv() => {} }
         })

@@ -17,6 +17,10 @@ impl Version {
         let hash = blake3::hash(bytes);
         let mut first = [0; 16];
         first.copy_from_slice(&hash.as_bytes()[..16]);
+        #[cfg(feature = "sabotage")]
+        if crate::sabotage::Fault::RandomVersions.is_on() {
+            return Self(u128::from_be_bytes(first) ^ u128::from(crate::sabotage::noise()));
+        }
         Self(u128::from_be_bytes(first))
     }
 }
