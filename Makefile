@@ -28,6 +28,18 @@ unit-test: ## Tests that need no cluster (the real Envoy and Helm they need are 
 e2e-test: ## End-to-end tests on a real Kubernetes with real Envoys.
 	$(E2E) test
 
+.PHONY: drills
+drills: ## Break the control plane in every way of the quick set while requests flow, and count what is lost.
+	$(E2E) drill
+
+.PHONY: drills-all
+drills-all: ## All drills, for as long as they take (hours).
+	$(E2E) drill --all
+
+.PHONY: drills-sabotage
+drills-sabotage: ## Drills on control planes with a fault built in, where they must fail.
+	for fault in random-versions no-read-back no-drain no-limiter; do $(E2E) drill --sabotage $$fault; done
+
 .PHONY: lint
 lint: ## Formatting, clippy, documentation, dependency rules.
 	cargo fmt --all --check

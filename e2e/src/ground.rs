@@ -44,8 +44,7 @@ pub struct Ground {
 pub fn prepare() -> Result<Ground> {
     let (checkout, progress) = (Checkout::find()?, Progress::new());
     cluster::up::up(&checkout, &progress)?;
-    // What is debugged is built for debugging.
-    let profile = if cfg!(debug_assertions) { "dev" } else { "release" };
+    let profile = profile();
     progress.long_step("compile the mesh", || catalog::compile(profile, &checkout))?;
     let cluster = Cluster::connect()?;
     if cluster.is_local {
@@ -60,6 +59,11 @@ pub fn prepare() -> Result<Ground> {
         cluster,
         runtime,
     })
+}
+
+/// Cargo's profile for what is put on the cluster: what is debugged is built for debugging.
+pub fn profile() -> &'static str {
+    if cfg!(debug_assertions) { "dev" } else { "release" }
 }
 
 impl Ground {

@@ -2,7 +2,7 @@
 //!
 //! [`cluster`] makes, checks and removes the cluster; [`image`] builds container images without Docker. Both are
 //! plain blocking code: they start programs and wait for them. [`ground`] gets both ready for the [`demo`] and the
-//! end-to-end tests of [`suite`], which look at the mesh through the [`harness`]; [`report`] is what the program
+//! end-to-end tests of [`suite`] and the fault drills of [`drill`], which look at the mesh through the [`harness`]; [`report`] is what the program
 //! `osm-demo` prints for them.
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
@@ -10,6 +10,7 @@ pub mod checkout;
 pub mod cluster;
 pub mod command;
 pub mod demo;
+pub mod drill;
 pub mod ground;
 pub mod harness;
 pub mod image;

@@ -12,7 +12,7 @@ use osm_e2e::cluster::{self, envoy};
 use osm_e2e::harness::runner;
 use osm_e2e::image::{self, catalog, import};
 use osm_e2e::progress::Progress;
-use osm_e2e::{demo, suite};
+use osm_e2e::{demo, drill, suite};
 
 /// A local Kubernetes, images for it, and what runs on it.
 #[derive(Parser)]
@@ -51,6 +51,20 @@ enum Verb {
         #[arg(long)]
         keep: bool,
         /// Print the names of the tests.
+        #[arg(long)]
+        list: bool,
+    },
+    /// Break things while requests flow through sidecars, and count what is lost.
+    Drill {
+        /// Only drills whose names contain one of these.
+        filters: Vec<String>,
+        /// Also those that take many minutes, and the others for longer.
+        #[arg(long)]
+        all: bool,
+        /// Build the control plane with a fault in it: the drills that know it must then fail.
+        #[arg(long, value_name = "FAULT")]
+        sabotage: Option<drill::sabotage::Sabotage>,
+        /// Print the names of the drills and what they break.
         #[arg(long)]
         list: bool,
     },
@@ -101,6 +115,27 @@ fn run(arguments: Arguments) -> Result<()> {
             keep,
             list: false,
         } => suite::run(&runner::Options { filters, jobs, keep }),
+        Verb::Drill { list: true, .. } => {
+            let width = drill::DRILLS
+                .iter()
+                .map(|drill| drill.name.len())
+                .max()
+                .unwrap_or_default();
+            for drill in drill::DRILLS {
+                println!("{:width$}  {}", drill.name, drill.fault);
+            }
+            Ok(())
+        }
+        Verb::Drill {
+            filters,
+            all,
+            sabotage,
+            list: false,
+        } => drill::run(&drill::Options {
+            filters,
+            long: all,
+            sabotage,
+        }),
         Verb::Programs { names } => build_programs(&names, &checkout, &progress),
     }
 }

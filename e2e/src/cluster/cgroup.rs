@@ -84,6 +84,15 @@ pub fn remove() -> Result<()> {
     Ok(())
 }
 
+/// The processes of all pods.
+pub fn container_processes() -> Result<Vec<i32>> {
+    let pods = hierarchies()?
+        .into_iter()
+        .map(|hierarchy| hierarchy.join(GROUP).join("kubepods"))
+        .find(|pods| pods.is_dir());
+    Ok(pods.map(|pods| processes(&pods)).unwrap_or_default())
+}
+
 /// Whether any process of the cluster is alive.
 pub fn is_empty() -> Result<bool> {
     Ok(hierarchies()?

@@ -18,6 +18,7 @@ mod mounts;
 pub mod network;
 pub mod node;
 pub mod packages;
+pub mod power;
 pub mod process;
 pub mod programs;
 pub mod record;

@@ -125,10 +125,18 @@ impl Component {
 /// Compiles every program of the workspace: cargo chooses the features of dependencies by what is built together, so that
 /// building some of them would compile the dependencies once more.
 pub fn compile(profile: &str, checkout: &Checkout) -> Result<()> {
+    compile_with(profile, &[], checkout)
+}
+
+/// As [`compile`], with cargo features (`<package>/<feature>`) switched on.
+pub fn compile_with(profile: &str, features: &[&str], checkout: &Checkout) -> Result<()> {
     let mut cargo = command(
         "cargo",
         ["build", "--locked", "--workspace", "--bins", "--profile", profile],
     );
+    if !features.is_empty() {
+        cargo.arg("--features").arg(features.join(","));
+    }
     run(cargo.current_dir(checkout.root()))?;
     fs::create_dir_all(checkout.bin())?;
     replace_link(

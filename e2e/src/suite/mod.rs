@@ -15,7 +15,7 @@ mod services;
 mod settings;
 mod split;
 mod tcp;
-mod webhook;
+pub(crate) mod webhook;
 
 use std::time::Duration;
 

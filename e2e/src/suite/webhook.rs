@@ -19,16 +19,16 @@ use crate::harness::policy::{any_route, http_rule, traffic_target};
 use crate::harness::{Case, Mesh};
 
 /// One admission request.
-pub(super) struct Review {
+pub(crate) struct Review {
     /// Its uid.
-    pub(super) uid: String,
+    pub(crate) uid: String,
     /// Its bytes.
-    pub(super) body: Bytes,
+    pub(crate) body: Bytes,
 }
 
 impl Review {
     /// The creation of a pod.
-    pub(super) fn create_pod(namespace: &str, pod: Value, uid: &str) -> Self {
+    pub(crate) fn create_pod(namespace: &str, pod: Value, uid: &str) -> Self {
         let review = json!({
             "apiVersion": "admission.k8s.io/v1", "kind": "AdmissionReview",
             "request": {
@@ -48,13 +48,13 @@ impl Review {
 
 /// What a webhook answered.
 #[derive(Debug)]
-pub(super) struct Reply {
-    pub(super) status: u16,
-    pub(super) body: String,
+pub(crate) struct Reply {
+    pub(crate) status: u16,
+    pub(crate) body: String,
 }
 
 /// One replica of a webhook.
-pub(super) struct Webhook {
+pub(crate) struct Webhook {
     mesh: Arc<Mesh>,
     pod: String,
     port: u16,
@@ -63,7 +63,7 @@ pub(super) struct Webhook {
 }
 
 /// The injectors.
-pub(super) async fn injector(mesh: &Arc<Mesh>) -> Result<Vec<Webhook>> {
+pub(crate) async fn injector(mesh: &Arc<Mesh>) -> Result<Vec<Webhook>> {
     replicas(mesh, "osm-injector", 9090, "osm-injector").await
 }
 
@@ -87,7 +87,7 @@ async fn replicas(mesh: &Arc<Mesh>, app: &str, port: u16, service: &str) -> Resu
 
 impl Webhook {
     /// Sends a body to a path, over TLS that is checked as the API server checks it.
-    pub(super) async fn post(&self, path: &str, body: &Bytes) -> Result<Reply> {
+    pub(crate) async fn post(&self, path: &str, body: &Bytes) -> Result<Reply> {
         self.post_as(path, body, "application/json").await
     }
 
