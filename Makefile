@@ -3,9 +3,13 @@ SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 
+# How the programs are compiled that the demo and the tests run: `make demo PROFILE=release` for what is shipped. It
+# takes three times as long to build, and it is Envoy that carries the traffic.
+PROFILE ?= dev
 # Everything is compiled together: cargo chooses the features of dependencies by what is built together, so that one
 # package alone would compile them once more.
-E2E := cargo build --release --locked --workspace --bins && $${CARGO_TARGET_DIR:-target}/release/osm-e2e
+E2E := cargo build --locked --workspace --bins --profile $(PROFILE) && \
+	$${CARGO_TARGET_DIR:-target}/$(if $(filter dev,$(PROFILE)),debug,$(PROFILE))/osm-e2e
 
 .PHONY: help
 help: ## This list.
