@@ -11,6 +11,7 @@ use clap::ValueEnum;
 
 use super::scene::COMPONENTS;
 use crate::checkout::Checkout;
+use crate::ground;
 use crate::image::{Image, catalog, import};
 use crate::progress::Progress;
 
@@ -69,15 +70,13 @@ fn image_name(component: &str) -> String {
 /// Builds the control plane with the faults in it, gives the images to the cluster, and returns the folder of the
 /// programs. What cargo leaves behind is then the programs without faults again.
 pub fn build(checkout: &Checkout, progress: &Progress) -> Result<PathBuf> {
-    let folder = checkout.local().join("sabotage");
+    let (profile, folder) = (ground::profile(), checkout.local().join("sabotage"));
     fs::create_dir_all(&folder).with_context(|| format!("cannot create {}", folder.display()))?;
     let built = progress.long_step("compile the control plane with faults", || {
-        catalog::compile_with("release", &FEATURES, checkout)?;
-        copy(&catalog::binaries("release", checkout), &folder)
+        catalog::compile_with(profile, &FEATURES, checkout)?;
+        copy(&catalog::binaries(profile, checkout), &folder)
     });
-    progress.long_step("compile it without again", || {
-        catalog::compile("release", checkout)
-    })?;
+    progress.long_step("compile it without again", || catalog::compile(profile, checkout))?;
     built?;
     for component in COMPONENTS {
         let mut image: Image = catalog::of_program(component, &folder.join(component))?;
