@@ -1,7 +1,7 @@
 //! What both variants share: one ledger a kind, and the order in which they are served.
 //!
 //! Make before break (xDS protocol, "Eventual consistency considerations"): what is new goes out in the order CDS, EDS,
-//! LDS, RDS, SDS, and a kind waits while an earlier one still has something to send. What is gone is removed in the
+//! LDS, RDS, SDS, and a kind waits while an earlier one still has something to send, except for endpoints and secrets. What is gone is removed in the
 //! opposite direction, when the proxy has confirmed everything that might still have referred to it.
 
 use std::sync::Arc;
@@ -177,8 +177,11 @@ impl Session {
         };
         let mut blocked = false;
         for kind in ResourceType::ALL {
-            // Secrets wait for nobody: they refer to nothing, and a renewed certificate must not be late.
-            if !blocked || kind == ResourceType::Secret {
+            // Secrets wait for nobody: they refer to nothing, and a renewed certificate must not be late. Endpoints do
+            // not, either: the proxy names only clusters it has, and Envoy answers for clusters when all are warm, for
+            // which it needs their endpoints.
+            let waits = !matches!(kind, ResourceType::Endpoint | ResourceType::Secret);
+            if !(blocked && waits) {
                 let removals = kind == ResourceType::Listener;
                 blocked |= !self.advance(kind, target(kind), removals, &mut responses);
             }

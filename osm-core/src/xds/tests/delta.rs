@@ -554,3 +554,19 @@ fn a_cluster_that_changed_before_a_reconnect_is_followed_by_its_endpoints() {
     let responses = script.resume(Endpoint, &["a"], &[("a", Script::version(Endpoint, "a", 1))]);
     assert_eq!(shorts(&responses), ["EDS +a"], "although the proxy has them");
 }
+
+/// Envoy keeps the answer to clusters to itself while one of them is warming, that is, has no endpoints yet.
+#[test]
+fn endpoints_do_not_wait_for_clusters_to_be_confirmed() {
+    let mut script = Script::new(|world| {
+        world.set(Cluster, "a", 1).set(Endpoint, "a", 1);
+    });
+    let clusters = script.subscribe(Cluster, &[]);
+    assert_eq!(shorts(&clusters), ["CDS +a"]);
+    let news = script.change(|world| {
+        world.set(Cluster, "b", 1).set(Endpoint, "b", 1);
+    });
+    assert_eq!(shorts(&news), [""; 0]);
+    assert_eq!(shorts(&script.subscribe(Endpoint, &["a"])), ["EDS +a"]);
+    assert_eq!(shorts(&script.ack(&clusters[0])), ["CDS +b"]);
+}

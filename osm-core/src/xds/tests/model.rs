@@ -52,6 +52,8 @@ struct Envoy {
     warming: BTreeSet<String>,
     stream: DeltaStream,
     queue: VecDeque<Response>,
+    /// The answer to clusters, which Envoy keeps to itself while a cluster is warming.
+    withheld: Option<DeltaDiscoveryRequest>,
 }
 
 impl Envoy {
@@ -61,6 +63,7 @@ impl Envoy {
             warming: BTreeSet::new(),
             stream: DeltaStream::new(proxy(), Limits::default()),
             queue: VecDeque::new(),
+            withheld: None,
         }
     }
 
@@ -126,6 +129,7 @@ impl Envoy {
     fn reconnect(&mut self, world: &World) {
         self.stream = DeltaStream::new(proxy(), Limits::default());
         self.queue.clear();
+        self.withheld = None;
         for kind in ResourceType::ALL {
             self.kind(kind).opened = false;
         }
@@ -236,8 +240,28 @@ impl Envoy {
                 details: Vec::new(),
             }
         });
-        self.send(world, &request);
+        if kind == Cluster {
+            self.withheld = Some(request);
+        } else {
+            self.send(world, &request);
+        }
+        self.answer_clusters(world);
         true
+    }
+
+    /// Clusters are answered once none waits for endpoints any more, or only for such as do not come, which Envoy gives
+    /// up on after a while.
+    fn answer_clusters(&mut self, world: &World) {
+        let endpoints = world.resources(Endpoint);
+        let comes = |name: &String| {
+            let entry = endpoints.get(name).and_then(Option::as_ref);
+            entry.is_some_and(|entry| !is_bad(entry))
+        };
+        if !self.warming.iter().any(comes)
+            && let Some(request) = self.withheld.take()
+        {
+            self.send(world, &request);
+        }
     }
 
     fn check(&self, world: &World) {
@@ -339,6 +363,7 @@ proptest! {
             rounds += 1;
             prop_assert!(rounds < 10_000, "it never comes to rest");
         }
+        prop_assert!(envoy.withheld.is_none(), "clusters wait for endpoints that are not sent");
         envoy.check(&world);
         world.publish();
         envoy.receive(&world);
