@@ -152,6 +152,3 @@ fn name(request: &Request) -> &str {
     let name = metadata.and_then(|metadata| metadata.name.as_deref().or(metadata.generate_name.as_deref()));
     name.unwrap_or_default()
 }
-
-#[cfg(test)]
-mod tests;

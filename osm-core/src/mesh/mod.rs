@@ -22,9 +22,6 @@ mod slots;
 mod stages;
 mod tables;
 
-#[cfg(test)]
-mod tests;
-
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::Arc,

@@ -398,9 +398,8 @@ impl Ledger {
         if !singly && sent.count > 1 {
             let names: Vec<_> = offered.into_iter().map(|(name, _)| name).collect();
             let (first, second) = names.split_at(names.len() / 2);
-            let groups = [second.into(), first.into()].into_iter();
-            self.suspects
-                .extend(groups.filter(|group: &Box<[_]>| !group.is_empty()));
+            let groups = [second, first].into_iter().filter(|group| !group.is_empty());
+            self.suspects.extend(groups.map(Into::into));
             return Some(Vec::new());
         }
         self.parked.extend(offered.iter().cloned());

@@ -21,7 +21,7 @@ use uuid::Uuid;
 use super::Response;
 use crate::{
     identity::{ProxyIdentity, ServiceIdentity},
-    resource::{ClassId, ProxyEntry, Resource, ResourceType, Slot, Snapshot, TypeSet, View},
+    resource::{ClassId, ProxyEntry, Resource, ResourceType, Slot, Snapshot, TypeSet},
 };
 
 pub(super) fn proxy() -> ProxyIdentity {
