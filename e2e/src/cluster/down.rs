@@ -58,7 +58,7 @@ fn remove_state(state: &Path) -> Result<()> {
     Ok(())
 }
 
-/// The locks stay: removing a lock file somebody waits for would let two in.
+/// The locks stay: whoever takes the cluster away holds them, and may make another.
 fn remove_run() -> Result<()> {
     let Ok(entries) = fs::read_dir(RUN) else {
         return Ok(());

@@ -14,6 +14,7 @@ pub mod daemon;
 pub mod down;
 pub mod envoy;
 pub mod kubectl;
+mod lock;
 mod mounts;
 pub mod network;
 pub mod node;
@@ -93,7 +94,7 @@ impl Cluster {
     }
 
     fn local(checkout: &Checkout) -> Result<Self> {
-        let in_use = record::lock_for_use()?;
+        let in_use = lock::for_use()?;
         let mine = record::Record::load().is_some_and(|record| record.checkout == checkout.root());
         if !mine || !checkout.kubeconfig().exists() {
             bail!("no cluster of this checkout runs: start it with `make cluster-up`");

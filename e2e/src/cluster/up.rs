@@ -16,7 +16,7 @@ use super::kubectl::Kubectl;
 use super::programs::Programs;
 use super::record::{self, Record};
 use super::{
-    Cluster, addons, cgroup, containerd, down, is_current, mounts, network, node, packages, settings,
+    Cluster, addons, cgroup, containerd, down, is_current, lock, mounts, network, node, packages, settings,
 };
 use crate::checkout::Checkout;
 use crate::image::{Image, catalog, import};
@@ -45,7 +45,7 @@ pub fn up(checkout: &Checkout, progress: &Progress) -> Result<()> {
         return Ok(());
     }
     require_root()?;
-    let _lock = record::lock_for_change()?;
+    let _lock = lock::for_change()?;
     let (programs, images) = prepare(checkout, progress)?;
     link_programs(checkout, &programs)?;
     if is_sound(checkout, &programs) {
@@ -74,12 +74,14 @@ pub fn down(checkout: &Checkout, progress: &Progress) -> Result<()> {
         bail!("CLUSTER=current: that cluster was not made here, so it is not removed here");
     }
     require_root()?;
-    let _lock = record::lock_for_change()?;
-    if !down::is_needed(&checkout.cluster_dir())? {
+    let held = lock::for_change()?;
+    if down::is_needed(&checkout.cluster_dir())? {
+        make_room(checkout, progress)?;
+    } else {
         progress.say("no cluster is up");
-        return Ok(());
     }
-    make_room(checkout, progress)
+    lock::leave(held);
+    Ok(())
 }
 
 fn require_root() -> Result<()> {
@@ -144,7 +146,7 @@ fn make_room(checkout: &Checkout, progress: &Progress) -> Result<()> {
     let other = Record::load()
         .map(|record| record.checkout)
         .filter(|owner| owner != checkout.root());
-    let _users = other.as_deref().map(record::lock_out_users).transpose()?;
+    let _users = other.as_deref().map(lock::without_users).transpose()?;
     let whose = other
         .map(|owner| format!(" (of {})", owner.display()))
         .unwrap_or_default();
