@@ -157,7 +157,7 @@ pub(crate) fn listener(settings: &Settings) -> Arc<Resource> {
     let mut listener = envoy::outbound_listener(
         &OutboundListener {
             chains: vec![chain],
-            passthrough: false,
+            ..OutboundListener::default()
         },
         settings,
     );

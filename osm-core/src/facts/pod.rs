@@ -47,6 +47,13 @@ pub struct Proxy {
     pub scraped: bool,
 }
 
+impl Proxy {
+    /// Whether the pod has an IPv6 address.
+    pub fn has_ipv6(&self) -> bool {
+        self.addresses.iter().any(IpAddr::is_ipv6)
+    }
+}
+
 /// Reads a Pod. One that has succeeded or failed has no proxy any more; one that is terminating still has.
 ///
 /// # Errors

@@ -114,6 +114,8 @@ pub struct OutboundListener {
     pub chains: Vec<OutboundChain>,
     /// Whether other traffic passes through to its original destination; else it is closed.
     pub passthrough: bool,
+    /// Whether the pod has an IPv6 address.
+    pub ipv6: bool,
 }
 
 /// How connections to one service port are handled.
@@ -160,6 +162,8 @@ pub struct InboundListener {
     pub trust_domain: TrustDomain,
     /// One chain for each of the proxy's service ports, ordered by name; no two match the same connection.
     pub chains: Vec<InboundChain>,
+    /// Whether the pod has an IPv6 address.
+    pub ipv6: bool,
 }
 
 /// How connections to one of the proxy's own service ports are handled.

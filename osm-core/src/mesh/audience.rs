@@ -33,6 +33,8 @@ pub(super) type Sets = [Arc<TypeSet>; ResourceType::ALL.len()];
 struct Audience {
     held: BTreeSet<SlotKey>,
     sets: Sets,
+    /// The listeners of pods that have an IPv6 address, where there are such.
+    ipv6_listeners: Arc<TypeSet>,
     /// The services whose doors it is shown.
     reach: BTreeSet<Name>,
 }
@@ -56,19 +58,23 @@ pub(super) struct World<'a> {
 }
 
 impl Audiences {
-    /// What a client is given.
-    pub(super) fn sets(&self, client: &ServiceIdentity) -> Sets {
+    /// What a client is given, in pods with an IPv6 address (`ipv6`) or without.
+    pub(super) fn sets(&self, client: &ServiceIdentity, ipv6: bool) -> Sets {
+        let of = |audience: &Audience| {
+            let mut sets = audience.sets.clone();
+            if ipv6 {
+                sets[ResourceType::Listener as usize] = Arc::clone(&audience.ipv6_listeners);
+            }
+            sets
+        };
         if let Some(mesh) = &self.mesh {
-            let mut sets = mesh.sets.clone();
+            let mut sets = of(mesh);
             if let Some(local) = self.namespaces.get(&client.namespace) {
                 sets[ResourceType::Route as usize] = local.sets[ResourceType::Route as usize].clone();
             }
             return sets;
         }
-        self.clients
-            .get(client)
-            .map(|audience| audience.sets.clone())
-            .unwrap_or_default()
+        self.clients.get(client).map(of).unwrap_or_default()
     }
 
     /// Brings audiences up to date. Returns the identities whose sets may have changed.
@@ -79,14 +85,14 @@ impl Audiences {
         dirty: &mut Dirty,
         out: &mut Publication,
     ) -> BTreeSet<ServiceIdentity> {
-        let clients = std::mem::take(&mut dirty.clients);
-        let reached = std::mem::take(&mut dirty.reached);
-        let mesh = std::mem::take(&mut dirty.mesh);
+        let is_dirty = std::mem::take(&mut dirty.mesh);
         if world.config.permissive {
+            dirty.clients.clear();
+            dirty.reached.clear();
             for client in self.clients.keys().cloned().collect::<Vec<_>>() {
                 self.drop_client(&client, out);
             }
-            self.refresh_mesh(mesh, world, classes, dirty, out)
+            self.refresh_mesh(is_dirty, world, classes, dirty, out)
         } else {
             for (namespace, audience) in std::mem::take(&mut self.namespaces) {
                 out.exchange(&Holder::Namespace(namespace), &audience.held, &BTreeSet::new());
@@ -94,7 +100,7 @@ impl Audiences {
             if let Some(mesh) = self.mesh.take() {
                 out.exchange(&Holder::Mesh, &mesh.held, &BTreeSet::new());
             }
-            self.refresh_clients(clients, &reached, world, classes, dirty, out)
+            self.refresh_clients(world, classes, dirty, out)
         }
     }
 
@@ -111,14 +117,7 @@ impl Audiences {
         let mut moved = false;
         if is_dirty || first {
             let given = give(world, world.services.outbounds.keys(), None);
-            moved = mesh.become_(
-                &Holder::Mesh,
-                SlotKey::OutboundListener(None),
-                given,
-                world,
-                dirty,
-                out,
-            );
+            moved = mesh.become_(None, given, world, dirty, out);
         }
         if !moved && !first && dirty.identities.is_empty() {
             return BTreeSet::new();
@@ -150,14 +149,13 @@ impl Audiences {
 
     fn refresh_clients(
         &mut self,
-        mut clients: BTreeSet<ServiceIdentity>,
-        reached: &BTreeSet<Name>,
         world: &World<'_>,
         classes: &Classes,
         dirty: &mut Dirty,
         out: &mut Publication,
     ) -> BTreeSet<ServiceIdentity> {
-        for name in reached {
+        let mut clients = std::mem::take(&mut dirty.clients);
+        for name in &std::mem::take(&mut dirty.reached) {
             clients.extend(self.reachers.get(name).into_iter().flatten().cloned());
             let backends = world
                 .services
@@ -193,15 +191,7 @@ impl Audiences {
                 link(&mut self.reachers, name.clone(), client.clone());
             }
             audience.reach = reach;
-            let listener = SlotKey::OutboundListener(Some(client.clone()));
-            audience.become_(
-                &Holder::Client(client.clone()),
-                listener,
-                given,
-                world,
-                dirty,
-                out,
-            );
+            audience.become_(Some(client), given, world, dirty, out);
         }
         clients
     }
@@ -236,25 +226,27 @@ impl Audience {
         self.held = local;
     }
 
-    /// Takes what is given. Returns whether a set changed.
+    /// Takes what is given to a client, or to everyone. Returns whether a set changed.
     fn become_(
         &mut self,
-        holder: &Holder,
-        listener: SlotKey,
+        client: Option<&ServiceIdentity>,
         given: Given,
         world: &World<'_>,
         dirty: &mut Dirty,
         out: &mut Publication,
     ) -> bool {
         let Given {
-            listener: body,
+            mut listener,
             mut keys,
         } = given;
-        // Envoy rejects a listener that accepts nothing.
-        let listens = !body.chains.is_empty() || body.passthrough;
-        if listens {
-            keys.insert(listener.clone());
-        }
+        let holder = client.map_or(Holder::Mesh, |client| Holder::Client(client.clone()));
+        let slot = |ipv6| SlotKey::OutboundListener(client.cloned(), ipv6);
+        // Also where it leads nowhere: Envoy then closes what is redirected to it.
+        let listeners = match world.tables.has_ipv6() {
+            true => vec![(slot(false), false), (slot(true), true)],
+            false => vec![(slot(false), false)],
+        };
+        keys.extend(listeners.iter().map(|(slot, _)| slot.clone()));
         if world.config.egress {
             keys.insert(SlotKey::Passthrough);
         }
@@ -266,20 +258,27 @@ impl Audience {
         }
         let moved = keys != self.held;
         if moved {
-            dirty.slots.extend(out.exchange(holder, &self.held, &keys));
-            for kind in ResourceType::ALL {
-                let set = TypeSet::new(out.slots.entries(&keys, kind));
-                if set != *self.sets[kind as usize] {
-                    self.sets[kind as usize] = Arc::new(set);
+            dirty.slots.extend(out.exchange(&holder, &self.held, &keys));
+            let become_set = |set: &mut Arc<TypeSet>, keys: &mut dyn Iterator<Item = &SlotKey>, kind| {
+                let new = TypeSet::new(out.slots.entries(keys, kind));
+                if new != **set {
+                    *set = Arc::new(new);
                 }
+            };
+            for kind in ResourceType::ALL {
+                let mut keys = keys.iter().filter(|key| **key != slot(true));
+                become_set(&mut self.sets[kind as usize], &mut keys, kind);
             }
+            let mut ipv6 = keys.iter().filter(|key| **key == slot(true));
+            become_set(&mut self.ipv6_listeners, &mut ipv6, ResourceType::Listener);
             self.held = keys;
         }
-        if listens {
-            dirty.slots.remove(&listener);
+        for (slot, ipv6) in listeners {
+            listener.ipv6 = ipv6;
+            dirty.slots.remove(&slot);
             out.put(
-                &listener,
-                Some(build::outbound_listener(&body, &world.config.settings)),
+                &slot,
+                Some(build::outbound_listener(&listener, &world.config.settings)),
             );
         }
         moved
@@ -358,6 +357,7 @@ fn give<'a>(
         listener: OutboundListener {
             chains,
             passthrough: world.config.egress,
+            ipv6: false,
         },
         keys,
     }

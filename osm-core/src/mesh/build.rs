@@ -42,7 +42,7 @@ pub(super) fn resource(key: &SlotKey, materials: &Materials<'_>) -> Option<Arc<R
             let server = settings.external_authorization.as_ref()?;
             Resource::new(Cluster, name, &envoy::external_authorization_cluster(server))
         }
-        SlotKey::Prometheus => Resource::new(Listener, name, &envoy::prometheus_listener()),
+        SlotKey::Prometheus(ipv6) => Resource::new(Listener, name, &envoy::prometheus_listener(*ipv6)),
         SlotKey::Cluster(key) => {
             let cluster = UpstreamCluster { key: key.clone() };
             Resource::new(Cluster, name, &envoy::upstream_cluster(&cluster, settings))
@@ -94,7 +94,7 @@ pub(super) fn resource(key: &SlotKey, materials: &Materials<'_>) -> Option<Arc<R
             let certificate = materials.certificates.get(identity)?;
             Resource::new(Secret, name, &envoy::service_certificate(certificate))
         }
-        SlotKey::OutboundListener(_) | SlotKey::InboundListener(_) | SlotKey::InboundRoutes(..) => {
+        SlotKey::OutboundListener(..) | SlotKey::InboundListener(_) | SlotKey::InboundRoutes(..) => {
             debug_assert!(false, "{kind:?} {name} is built elsewhere");
             return None;
         }

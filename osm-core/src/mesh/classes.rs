@@ -37,6 +37,8 @@ struct ClassKey {
     identity: ServiceIdentity,
     /// Whether Prometheus scrapes the sidecar.
     scraped: bool,
+    /// Whether the pod has an IPv6 address.
+    ipv6: bool,
     /// The services the pod is behind, in its namespace.
     services: BTreeMap<Arc<str>, Backing>,
 }
@@ -253,9 +255,15 @@ impl Classes {
         let inbound = inbound(&class.key, world, access);
         let settings = &world.config.settings;
 
-        let mut keys = BTreeSet::from([SlotKey::Certificate(identity.clone()), SlotKey::InboundRoots]);
+        // The listener also where no service leads to the pod: Envoy then closes what is redirected to it.
+        let listener = SlotKey::InboundListener(id);
+        let mut keys = BTreeSet::from([
+            SlotKey::Certificate(identity.clone()),
+            SlotKey::InboundRoots,
+            listener.clone(),
+        ]);
         if class.key.scraped {
-            keys.extend([SlotKey::Metrics, SlotKey::Prometheus]);
+            keys.extend([SlotKey::Metrics, SlotKey::Prometheus(class.key.ipv6)]);
         }
         keys.extend(
             inbound
@@ -269,10 +277,6 @@ impl Classes {
                 .keys()
                 .map(|number| SlotKey::InboundRoutes(id, *number)),
         );
-        let listens = !inbound.listener.chains.is_empty();
-        if listens {
-            keys.insert(SlotKey::InboundListener(id));
-        }
         dirty
             .slots
             .extend(out.exchange(&Holder::Class(id), &class.held, &keys));
@@ -281,11 +285,11 @@ impl Classes {
         }
         class.held = keys;
 
-        if listens {
-            let key = SlotKey::InboundListener(id);
-            dirty.slots.remove(&key);
-            out.put(&key, Some(build::inbound_listener(&inbound.listener, settings)));
-        }
+        dirty.slots.remove(&listener);
+        out.put(
+            &listener,
+            Some(build::inbound_listener(&inbound.listener, settings)),
+        );
         for (number, routes) in &inbound.routes {
             let key = SlotKey::InboundRoutes(id, *number);
             dirty.slots.remove(&key);
@@ -298,7 +302,7 @@ impl Classes {
         let Some(class) = self.classes.get_mut(&id) else {
             return;
         };
-        let bases = audiences.sets(&class.key.identity);
+        let bases = audiences.sets(&class.key.identity, class.key.ipv6);
         let mut view = View::clone(&class.view);
         for kind in ResourceType::ALL {
             let (base, own) = (&bases[kind as usize], &class.own[kind as usize]);
@@ -337,6 +341,7 @@ fn class_key(pod: &Name, proxy: &Proxy, tables: &Tables, services: &Services) ->
     ClassKey {
         identity: proxy.identity.clone(),
         scraped: proxy.scraped,
+        ipv6: proxy.has_ipv6(),
         services: backings,
     }
 }
@@ -359,5 +364,7 @@ fn inbound(key: &ClassKey, world: &World<'_>, access: Option<&Access>) -> Inboun
             apexes,
         })
     });
-    inbound::of(&own.collect::<Vec<_>>(), access, world.trust_domain)
+    let mut inbound = inbound::of(&own.collect::<Vec<_>>(), access, world.trust_domain);
+    inbound.listener.ipv6 = key.ipv6;
+    inbound
 }

@@ -15,6 +15,8 @@ pub(super) struct Dirty {
     pub(super) any: bool,
     /// MeshConfig changed.
     pub(super) settings: bool,
+    /// Pods with an IPv6 address came to be, or are no more.
+    pub(super) families: bool,
     /// Pods that may have become or ceased to be members of services.
     pub(super) links: BTreeSet<Name>,
     /// Services that may have gained or lost members.

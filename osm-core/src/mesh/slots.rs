@@ -27,7 +27,8 @@ pub(super) enum SlotKey {
     Metrics,
     Tracing,
     ExternalAuthorization,
-    Prometheus,
+    /// The listener for Prometheus, of pods with an IPv6 address (`true`) or without.
+    Prometheus(bool),
     Cluster(ClusterKey),
     Endpoints(ClusterKey, Allowed),
     /// The application's own cluster, at this port.
@@ -38,8 +39,9 @@ pub(super) enum SlotKey {
     Roots(ServiceKey, Allowed),
     InboundRoots,
     Certificate(ServiceIdentity),
-    /// The outbound listener of a client, or of everyone in permissive mode.
-    OutboundListener(Option<ServiceIdentity>),
+    /// The outbound listener of a client, or of everyone in permissive mode, in pods with an IPv6 address (`true`) or
+    /// without.
+    OutboundListener(Option<ServiceIdentity>, bool),
     InboundListener(ClassId),
     InboundRoutes(ClassId, u16),
 }
@@ -55,7 +57,9 @@ impl SlotKey {
             | Self::Cluster(_)
             | Self::Local(..) => ResourceType::Cluster,
             Self::Endpoints(..) => ResourceType::Endpoint,
-            Self::Prometheus | Self::OutboundListener(_) | Self::InboundListener(_) => ResourceType::Listener,
+            Self::Prometheus(_) | Self::OutboundListener(..) | Self::InboundListener(_) => {
+                ResourceType::Listener
+            }
             Self::Routes(..) | Self::InboundRoutes(..) => ResourceType::Route,
             Self::Roots(..) | Self::InboundRoots | Self::Certificate(_) => ResourceType::Secret,
         }
@@ -68,14 +72,14 @@ impl SlotKey {
             Self::Metrics => names::METRICS_CLUSTER.into(),
             Self::Tracing => names::TRACING_CLUSTER.into(),
             Self::ExternalAuthorization => names::EXTERNAL_AUTHORIZATION_CLUSTER.into(),
-            Self::Prometheus => names::PROMETHEUS_LISTENER.into(),
+            Self::Prometheus(_) => names::PROMETHEUS_LISTENER.into(),
             Self::Cluster(key) | Self::Endpoints(key, _) => key.to_string().into(),
             Self::Local(key, _) => key.local().into(),
             Self::Routes(key, port, _) => outbound::routes_name(key, *port).into(),
             Self::Roots(key, _) => names::root_certificate_outbound(&key.to_string()).into(),
             Self::InboundRoots => names::ROOT_CERTIFICATE_INBOUND.into(),
             Self::Certificate(_) => names::SERVICE_CERTIFICATE.into(),
-            Self::OutboundListener(_) => names::OUTBOUND_LISTENER.into(),
+            Self::OutboundListener(..) => names::OUTBOUND_LISTENER.into(),
             Self::InboundListener(_) => names::INBOUND_LISTENER.into(),
             Self::InboundRoutes(_, number) => inbound::routes_name(*number).into(),
         }
@@ -192,11 +196,5 @@ impl Slots {
         let released = std::mem::take(&mut self.released);
         self.free.extend(&released);
         released
-    }
-
-    /// How many slots there are, held or free.
-    #[cfg(test)]
-    pub(super) fn capacity(&self) -> u32 {
-        self.next
     }
 }

@@ -18,6 +18,10 @@ impl Engine {
     pub(super) fn propagate(&mut self, mut dirty: Dirty, change: &mut Change) {
         let dirty = &mut dirty;
         self.configure(dirty, change);
+        if std::mem::take(&mut dirty.families) {
+            dirty.mesh = true;
+            dirty.clients.extend(self.classes.identities().cloned());
+        }
         self.tables.relink(dirty);
         self.services.split(&self.tables, dirty, &mut self.diagnostics);
         self.services.refresh(

@@ -22,6 +22,8 @@ use crate::{
 
 /// Namespace and name of an object.
 pub(super) type Name = (Arc<str>, Arc<str>);
+/// A namespace, and the key and value of a label in it.
+type Label = (Arc<str>, Arc<str>, Arc<str>);
 /// Objects of a kind.
 pub(super) type Table<T> = BTreeMap<Name, Arc<T>>;
 /// A set for each key; without empty sets.
@@ -37,6 +39,8 @@ pub(super) struct Tables {
     pub(super) slices: Table<EndpointSlice>,
     /// Pods that have a sidecar.
     pub(super) pods: Table<Proxy>,
+    /// How many of them have an IPv6 address.
+    ipv6_pods: usize,
     pub(super) accounts: BTreeSet<Name>,
     pub(super) config: Option<Arc<MeshConfig>>,
     pub(super) targets: Table<TrafficTarget>,
@@ -45,9 +49,9 @@ pub(super) struct Tables {
     pub(super) splits: Table<TrafficSplit>,
 
     /// Services by namespace and the first label of their selector.
-    selectors: Index<(Arc<str>, Arc<str>, Arc<str>), Arc<str>>,
+    selectors: Index<Label, Arc<str>>,
     /// Pods by namespace and each of their labels.
-    labelled: Index<(Arc<str>, Arc<str>, Arc<str>), Arc<str>>,
+    labelled: Index<Label, Arc<str>>,
     /// The pods of a service, in its namespace.
     pub(super) members: Index<Name, Arc<str>>,
     /// The services of a pod, in its namespace.
@@ -216,6 +220,10 @@ impl Tables {
         let Some(old) = exchange(&mut self.pods, &key, &fact) else {
             return false;
         };
+        let had_ipv6 = self.has_ipv6();
+        let ipv6 = |pod: &Option<Arc<Proxy>>| usize::from(pod.as_ref().is_some_and(|pod| pod.has_ipv6()));
+        self.ipv6_pods = self.ipv6_pods - ipv6(&old) + ipv6(&fact);
+        dirty.families |= had_ipv6 != self.has_ipv6();
         for (pod, is_new) in old
             .iter()
             .map(|old| (old, false))
@@ -238,6 +246,11 @@ impl Tables {
         }
         dirty.links.insert(key);
         true
+    }
+
+    /// Whether any pod has an IPv6 address.
+    pub(super) fn has_ipv6(&self) -> bool {
+        self.ipv6_pods > 0
     }
 
     fn set_account(&mut self, key: Name, exists: bool, dirty: &mut Dirty) -> bool {

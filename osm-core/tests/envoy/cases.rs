@@ -22,6 +22,8 @@ pub(crate) struct Sidecar {
     /// Names and subjects of its validation contexts; the roots are the test's.
     pub(crate) contexts: Vec<(String, Subjects)>,
     pub(crate) scraped: bool,
+    /// Whether its pod has an IPv6 address.
+    pub(crate) ipv6: bool,
 }
 
 pub(crate) fn service(name: &str) -> ServiceKey {
@@ -325,8 +327,8 @@ pub(crate) fn all() -> Vec<Sidecar> {
             ),
         Sidecar {
             outbound: Some(OutboundListener {
-                chains: vec![],
                 passthrough: true,
+                ..Default::default()
             }),
             ..Sidecar::new("egress")
         },
@@ -335,6 +337,19 @@ pub(crate) fn all() -> Vec<Sidecar> {
             inbound: Some(InboundListener::default()),
             scraped: true,
             ..Sidecar::new("nothing")
+        },
+        Sidecar {
+            outbound: Some(OutboundListener {
+                ipv6: true,
+                ..Default::default()
+            }),
+            inbound: Some(InboundListener {
+                ipv6: true,
+                ..Default::default()
+            }),
+            scraped: true,
+            ipv6: true,
+            ..Sidecar::new("two-families")
         },
         Sidecar::new("permissive-server")
             .serve(&store, 14001, Protocol::Http, None)

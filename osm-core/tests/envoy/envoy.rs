@@ -150,6 +150,14 @@ impl Files {
         }
         if self.ports == Ports::Any && fields.contains_key("trafficDirection") {
             fields["address"]["socketAddress"]["portValue"] = 0.into();
+            for also in fields
+                .get_mut("additionalAddresses")
+                .and_then(Value::as_array_mut)
+                .into_iter()
+                .flatten()
+            {
+                also["address"]["socketAddress"]["portValue"] = 0.into();
+            }
         }
         let own = fields
             .get("routeConfigName")

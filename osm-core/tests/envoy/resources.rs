@@ -63,7 +63,7 @@ impl Resources {
                 .map(|it| to_json(&envoy::inbound_listener(it, settings))),
         );
         if sidecar.scraped {
-            listeners.push(to_json(&envoy::prometheus_listener()));
+            listeners.push(to_json(&envoy::prometheus_listener(sidecar.ipv6)));
         }
 
         let mut routes: Vec<_> = sidecar

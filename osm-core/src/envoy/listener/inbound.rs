@@ -35,7 +35,7 @@ pub fn inbound_listener(inbound: &InboundListener, settings: &Settings) -> Liste
             listener_filter("envoy.filters.listener.tls_inspector", &TlsInspector::default()),
         ],
         access_log: vec![refusal_log()],
-        ..listener(INBOUND_LISTENER, INBOUND, TrafficDirection::Inbound)
+        ..listener(INBOUND_LISTENER, INBOUND, TrafficDirection::Inbound, inbound.ipv6)
     }
 }
 

@@ -1,18 +1,19 @@
 //! The listeners of a sidecar.
 //!
-//! Invariant: a listener keeps its name, address and listener filters for life. Envoy then applies every change as a
-//! change of filter chains, which drains the connections of the chains that changed and of no other.
+//! Invariant: a listener keeps its name, addresses and listener filters as long as its pod keeps its addresses. Envoy
+//! then applies every change as a change of filter chains, which drains the connections of the chains that changed and
+//! of no other.
 
 mod inbound;
 mod outbound;
 mod prometheus;
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{Ipv4Addr, Ipv6Addr};
 
 use osm_proto::envoy::{
     config::{
-        core::v3::{Address, TrafficDirection},
-        listener::v3::{Listener, ListenerFilter, listener_filter::ConfigType},
+        core::v3::TrafficDirection,
+        listener::v3::{AdditionalAddress, Listener, ListenerFilter, listener_filter::ConfigType},
     },
     extensions::filters::listener::original_dst::v3::OriginalDst,
 };
@@ -24,16 +25,19 @@ pub use prometheus::prometheus_listener;
 
 use super::parts::{any, ip_address};
 
-/// All IPv4 addresses of the pod. A second, IPv6 address could be added (`additional_addresses`) where pods have one;
-/// it must not be where they have not, since Envoy would fail to bind.
-fn everywhere(port: u16) -> Address {
-    ip_address(IpAddr::V4(Ipv4Addr::UNSPECIFIED), port)
-}
-
-fn listener(name: &str, port: u16, direction: TrafficDirection) -> Listener {
+/// A listener at all IPv4 addresses of the pod, and with `ipv6` at all IPv6 addresses, too.
+///
+/// Two sockets, and not one for both: on a node whose kernel was started without IPv6 the second cannot be bound, and
+/// Envoy would reject the listener. Such a node gives its pods no IPv6 address.
+fn listener(name: &str, port: u16, direction: TrafficDirection, ipv6: bool) -> Listener {
+    let also = ipv6.then(|| AdditionalAddress {
+        address: Some(ip_address(Ipv6Addr::UNSPECIFIED.into(), port)),
+        ..Default::default()
+    });
     Listener {
         name: name.to_owned(),
-        address: Some(everywhere(port)),
+        address: Some(ip_address(Ipv4Addr::UNSPECIFIED.into(), port)),
+        additional_addresses: also.into_iter().collect(),
         traffic_direction: direction.into(),
         ..Default::default()
     }

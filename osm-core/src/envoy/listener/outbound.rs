@@ -39,7 +39,12 @@ pub fn outbound_listener(outbound: &OutboundListener, settings: &Settings) -> Li
         // Envoy drains when it is told to fail its health check, as a pod that terminates may do; the application
         // still needs its connections then.
         drain_type: DrainType::ModifyOnly.into(),
-        ..listener(OUTBOUND_LISTENER, OUTBOUND, TrafficDirection::Outbound)
+        ..listener(
+            OUTBOUND_LISTENER,
+            OUTBOUND,
+            TrafficDirection::Outbound,
+            outbound.ipv6,
+        )
     }
 }
 

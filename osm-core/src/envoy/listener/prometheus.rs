@@ -27,8 +27,8 @@ use crate::{
 const PAGE: &str = "/stats/prometheus";
 
 /// The LDS resource. Plain HTTP, for exactly one path: the rest of the admin endpoint can stop the proxy and shows
-/// its configuration.
-pub fn prometheus_listener() -> Listener {
+/// its configuration. `ipv6` is whether the pod has an IPv6 address.
+pub fn prometheus_listener(ipv6: bool) -> Listener {
     let route = Route {
         r#match: Some(RouteMatch {
             path_specifier: Some(PathSpecifier::Path(PAGE.to_owned())),
@@ -61,6 +61,6 @@ pub fn prometheus_listener() -> Listener {
             filters: vec![http::filter(&manager)],
             ..Default::default()
         }],
-        ..listener(PROMETHEUS_LISTENER, PROMETHEUS, TrafficDirection::Inbound)
+        ..listener(PROMETHEUS_LISTENER, PROMETHEUS, TrafficDirection::Inbound, ipv6)
     }
 }
