@@ -32,16 +32,16 @@ pub(super) fn outbound(stat_prefix: String, route_configuration: &str, settings:
     ))
 }
 
-/// For requests to the pod's application. `guarded` is whether routes and their access rules decide on requests.
+/// For requests to the pod's application. `judges_paths` is whether a rule looks at their paths.
 ///
-/// Rules are written for the path the application sees, so where there are rules the path must mean one thing only:
-/// `..` is resolved and slashes are merged before a route is chosen, the application gets the result, and a path with
-/// an escaped slash or backslash (`%2F`, `%5C`) is refused (400), since some applications would decode it after the
-/// rules have been applied. Where there are none, paths pass as they are.
+/// Rules are written for the path the application sees, so where they look at it, it must mean one thing only: `..` is
+/// resolved and slashes are merged before a route is chosen, and the application gets the result. An escaped slash or
+/// backslash (`%2F`, `%5C`) means a slash to some applications and none to others: it stays, and the routes see to it
+/// that only rules that speak of it match (`matcher`). Where no rule looks at paths, they pass as they are.
 pub(super) fn inbound(
     stat_prefix: String,
     route_configuration: &str,
-    guarded: bool,
+    judges_paths: bool,
     settings: &Settings,
 ) -> Filter {
     let mut filters = vec![http_filter(rbac::HTTP_FILTER, &rbac::http_filter())];
@@ -52,15 +52,10 @@ pub(super) fn inbound(
         ));
     }
     filters.push(router());
-    let escaped_slashes = if guarded {
-        PathWithEscapedSlashesAction::RejectRequest
-    } else {
-        PathWithEscapedSlashesAction::KeepUnchanged
-    };
     filter(&HttpConnectionManager {
-        normalize_path: Some(guarded),
-        merge_slashes: guarded,
-        path_with_escaped_slashes_action: escaped_slashes.into(),
+        normalize_path: Some(judges_paths),
+        merge_slashes: judges_paths,
+        path_with_escaped_slashes_action: PathWithEscapedSlashesAction::KeepUnchanged.into(),
         local_reply_config: Some(retry::mark_unsent()),
         ..common(stat_prefix, route_configuration, settings, filters)
     })

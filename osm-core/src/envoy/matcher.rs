@@ -5,24 +5,27 @@ use osm_proto::envoy::{
     r#type::matcher::v3::{RegexMatcher, StringMatcher, string_matcher::MatchPattern},
 };
 
-use crate::ir::HttpMatch;
+use crate::{facts::pattern, ir::HttpMatch};
+
+/// A path, with its query, that has an escaped slash or backslash before the query.
+const ESCAPED_SLASH: &str = "[^?]*%(2[Ff]|5[Cc]).*";
 
 /// Exactly this text.
 pub(super) fn exact(text: impl Into<String>) -> StringMatcher {
-    pattern(MatchPattern::Exact(text.into()))
+    matching(MatchPattern::Exact(text.into()))
 }
 
 /// Text that ends so.
 pub(super) fn suffix(text: impl Into<String>) -> StringMatcher {
-    pattern(MatchPattern::Suffix(text.into()))
+    matching(MatchPattern::Suffix(text.into()))
 }
 
 /// Text that the regular expression (RE2) matches from end to end.
 pub(super) fn regex(expression: &str) -> StringMatcher {
-    pattern(MatchPattern::SafeRegex(regex_matcher(expression)))
+    matching(MatchPattern::SafeRegex(regex_matcher(expression)))
 }
 
-fn pattern(pattern: MatchPattern) -> StringMatcher {
+fn matching(pattern: MatchPattern) -> StringMatcher {
     StringMatcher {
         match_pattern: Some(pattern),
         ignore_case: false,
@@ -63,7 +66,18 @@ pub(super) fn any_request() -> RouteMatch {
     }
 }
 
+/// Paths without escaped slashes and backslashes.
+fn plain_path() -> HeaderMatcher {
+    HeaderMatcher {
+        invert_match: true,
+        ..header(":path", regex(ESCAPED_SLASH))
+    }
+}
+
 /// The requests of this shape. Envoy compares the path without the query, from end to end.
+///
+/// An application that decodes `/public/..%2Fadmin` serves `/admin`. So `/public/.*` does not match it; an expression
+/// that speaks of escaped slashes matches what it says.
 pub(super) fn request(shape: &HttpMatch) -> RouteMatch {
     let method = shape
         .method
@@ -73,13 +87,17 @@ pub(super) fn request(shape: &HttpMatch) -> RouteMatch {
         .headers
         .iter()
         .map(|(name, expression)| header(name, regex(expression)));
-    let path_specifier = shape.path.as_ref().map_or_else(
+    let path = shape.path.as_deref();
+    let plain = path
+        .is_some_and(|path| !pattern::has_escaped_slash(path))
+        .then(plain_path);
+    let path_specifier = path.map_or_else(
         || any_request().path_specifier,
         |path| Some(route_match::PathSpecifier::SafeRegex(regex_matcher(path))),
     );
     RouteMatch {
         path_specifier,
-        headers: method.into_iter().chain(headers).collect(),
+        headers: method.into_iter().chain(headers).chain(plain).collect(),
         ..Default::default()
     }
 }

@@ -196,6 +196,12 @@ fn unicode(class: &ast::ClassUnicode) -> Result<(), PatternError> {
     }
 }
 
+/// Whether an expression speaks of escaped slashes or backslashes: of `%2F` or `%5C`, in capitals or not.
+pub fn has_escaped_slash(text: &str) -> bool {
+    let escape = |bytes: &[u8]| bytes.eq_ignore_ascii_case(b"%2f") || bytes.eq_ignore_ascii_case(b"%5c");
+    text.as_bytes().windows(3).any(escape)
+}
+
 /// Whether an expression matches exactly one text, itself.
 pub fn is_literal(text: &str) -> bool {
     !text.bytes().any(|byte| b"\\.+*?()|[]{}^$".contains(&byte))

@@ -177,6 +177,8 @@ pub struct InboundChain {
     pub server_name: String,
     /// Where connections go.
     pub forward: Forward,
+    /// Whether a rule looks at the path of requests: it must then mean one thing only.
+    pub judges_paths: bool,
     /// Who may connect; `None` (permissive mode) is every workload of the mesh.
     pub access: Option<ConnectionAccess>,
 }
@@ -232,6 +234,9 @@ pub struct InboundRoute {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct HttpMatch {
     /// Regular expression (RE2) of the whole path without the query; any path when absent.
+    ///
+    /// It matches paths with an escaped slash or backslash (`%2F`, `%5C`) only if it speaks of such itself
+    /// ([`has_escaped_slash`](crate::facts::pattern::has_escaped_slash)).
     pub path: Option<Arc<str>>,
     /// The method; any when absent.
     pub method: Option<Arc<str>>,

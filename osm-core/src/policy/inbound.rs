@@ -160,6 +160,8 @@ fn chain(
                 weight: 1,
             }])
         },
+        judges_paths: is_http
+            && access.is_some_and(|access| access.routes.iter().any(|route| route.request.path.is_some())),
         access: access.map(|access| {
             if is_http {
                 access.http.clone()

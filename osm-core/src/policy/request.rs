@@ -66,7 +66,9 @@ fn covers(wide: &HttpMatch, narrow: &HttpMatch, expressions: &BTreeMap<String, R
                     .get(wide)
                     .is_some_and(|expression| expression.is_match(narrow))
             };
-            wide == narrow || (pattern::is_literal(narrow) && expression())
+            // An expression is about escaped slashes only if it speaks of them (see `HttpMatch::path`).
+            let escapes = pattern::has_escaped_slash(wide) || !pattern::has_escaped_slash(narrow);
+            wide == narrow || (pattern::is_literal(narrow) && escapes && expression())
         }
     };
     method && headers && path()
@@ -129,7 +131,25 @@ mod tests {
                 vec![(get.clone(), "a"), (buy.clone(), "b")],
                 vec![(get.clone(), "a"), (buy.clone(), "b")],
             ),
-            (vec![(any.clone(), "a"), (any.clone(), "b")], vec![(any, "ab")]),
+            (
+                vec![(any.clone(), "a"), (any.clone(), "b")],
+                vec![(any.clone(), "ab")],
+            ),
+            // `/e.*` does not match `/e%2Ff`, which every request of no particular path does.
+            (
+                vec![
+                    (shape("/e%2Ff", "", &[]), "a"),
+                    (shape("/e.*", "", &[]), "b"),
+                    (shape("/e.*|%2f", "", &[]), "c"),
+                    (any.clone(), "d"),
+                ],
+                vec![
+                    (shape("/e%2Ff", "", &[]), "acd"),
+                    (shape("/e.*", "", &[]), "bd"),
+                    (shape("/e.*|%2f", "", &[]), "cd"),
+                    (any, "d"),
+                ],
+            ),
         ] {
             let expected: Vec<_> = expected
                 .into_iter()

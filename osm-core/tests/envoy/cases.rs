@@ -171,6 +171,7 @@ impl Sidecar {
             port,
             server_name: service.fqdn(),
             forward,
+            judges_paths: false,
             access,
         });
         let context = names::ROOT_CERTIFICATE_INBOUND.to_owned();
@@ -216,6 +217,11 @@ impl Sidecar {
 
     /// Adds the routes of an HTTP port of the application.
     fn routes(mut self, service: &ServiceKey, port: u16, routes: Vec<InboundRoute>) -> Self {
+        let judges_paths = routes.iter().any(|route| route.request.path.is_some());
+        let chains = self.inbound.iter_mut().flat_map(|listener| &mut listener.chains);
+        chains
+            .filter(|chain| chain.port == port)
+            .for_each(|chain| chain.judges_paths = judges_paths);
         self.inbound_routes.push(InboundRoutes {
             name: format!("rds-inbound.{port}"),
             virtual_hosts: vec![InboundVirtualHost {
@@ -379,6 +385,7 @@ pub(crate) fn all() -> Vec<Sidecar> {
                         &["bookbuyer", "bookthief"],
                     ),
                     rule("/nobody", "GET", None, &[]),
+                    rule("/projects/.*%2F.*", "GET", None, &["bookbuyer"]),
                 ],
             ),
         Sidecar::new("denying-server")

@@ -59,7 +59,7 @@ fn filter_chain(chain: &InboundChain, trust_domain: &TrustDomain, settings: &Set
 
 fn forward(chain: &InboundChain, settings: &Settings) -> Filter {
     match &chain.forward {
-        Forward::Routes(name) => http::inbound(name.clone(), name, chain.access.is_some(), settings),
+        Forward::Routes(name) => http::inbound(name.clone(), name, chain.judges_paths, settings),
         Forward::Clusters(clusters) => tcp::inbound(&chain.name, clusters),
     }
 }
