@@ -36,6 +36,10 @@ const HELPER_UID: i64 = 1501;
 /// Threads of Envoy where its CPU limit does not say otherwise. Its own default, one a core of the node, costs memory
 /// for each and serves nobody.
 const WORKERS: u32 = 2;
+/// How long connections stay whose filter chain has changed or gone, in seconds: a change of policy cuts what it revokes
+/// no later than this, and what it only touches is asked to reconnect (`GOAWAY`, `connection: close`) until then.
+/// Envoy's default is ten minutes.
+const DRAIN: u32 = 30;
 /// How long Envoy stays behind the application where it cannot be told to end last, in seconds.
 const LINGER: i64 = 15;
 
@@ -130,6 +134,8 @@ impl Parts<'_> {
                 service.to_string(),
                 "--concurrency".to_owned(),
                 workers(&sidecar.resources).to_string(),
+                "--drain-time-s".to_owned(),
+                DRAIN.to_string(),
                 // It shares a socket name with any other Envoy in the pod, an application's own included.
                 "--disable-hot-restart".to_owned(),
             ]),
