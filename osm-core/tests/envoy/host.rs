@@ -2,7 +2,7 @@
 
 use std::{
     fs::File,
-    net::{IpAddr, Ipv4Addr},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
     path::Path,
     process::Command,
     sync::atomic::{AtomicU32, Ordering},
@@ -26,6 +26,10 @@ impl Host {
 
     fn redirect(&self, rule: &str) {
         ip(&format!("netns exec {} iptables -t nat -A {rule}", self.name));
+    }
+
+    fn redirect_ipv6(&self, rule: &str) {
+        ip(&format!("netns exec {} ip6tables -t nat -A {rule}", self.name));
     }
 
     /// A command that runs on the host.
@@ -66,7 +70,28 @@ pub(crate) const NOBODY: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 77, 0, 9));
 /// The cluster IP of every service; connections to the range it is of are redirected to the client's sidecar.
 pub(crate) const SERVICE: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 96, 0, 1));
 
+/// The IPv6 address of the first server's pod, once it has one.
+pub(crate) const SERVER_IPV6: IpAddr = IpAddr::V6(Ipv6Addr::new(0xfd77, 0, 0, 0, 0, 0, 0, 2));
+/// The IPv6 cluster IP of every service.
+pub(crate) const SERVICE_IPV6: IpAddr = IpAddr::V6(Ipv6Addr::new(0xfd96, 0, 0, 0, 0, 0, 0, 1));
+
 impl Wire {
+    /// Gives the client and the first server IPv6 addresses, too.
+    pub(crate) fn add_ipv6(&self) {
+        let (near, far) = (&self.client, &self.servers[0]);
+        ip(&format!("-n {} addr add fd77::1/64 dev eth0 nodad", near.name));
+        ip(&format!(
+            "-n {} addr add {SERVER_IPV6}/64 dev eth0 nodad",
+            far.name
+        ));
+        ip(&format!(
+            "-n {} -6 route add default via {SERVER_IPV6}",
+            near.name
+        ));
+        far.redirect_ipv6("PREROUTING -p tcp -j REDIRECT --to-ports 15003");
+        near.redirect_ipv6("OUTPUT -p tcp -d fd96::/16 -j REDIRECT --to-ports 15001");
+    }
+
     pub(crate) fn new(servers: u8) -> Self {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let id = format!(

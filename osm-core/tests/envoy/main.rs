@@ -12,4 +12,5 @@ mod golden;
 mod host;
 mod pair;
 mod resources;
+mod settings;
 mod traffic;
