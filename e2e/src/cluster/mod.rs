@@ -12,7 +12,6 @@ pub mod containerd;
 mod control_plane;
 pub mod daemon;
 pub mod down;
-pub mod envoy;
 pub mod kubectl;
 mod lock;
 mod mounts;
@@ -25,6 +24,7 @@ pub mod programs;
 pub mod record;
 mod settings;
 pub mod up;
+pub mod wheel;
 
 use std::env;
 use std::fs::File;

