@@ -69,9 +69,12 @@ pub struct Args {
         hide = true
     )]
     pub pod_name: String,
-    /// The address all listeners bind to.
-    #[arg(long, env = "OSM_BIND_ADDRESS", default_value = "0.0.0.0", hide = true)]
-    pub bind_address: IpAddr,
+    /// The address all listeners bind to, if not any of the kind of the pod's own.
+    #[arg(long, env = "OSM_BIND_ADDRESS", hide = true)]
+    pub bind_address: Option<IpAddr>,
+    /// The controller's own address.
+    #[arg(long, env = "POD_IP", default_value = "", hide = true)]
+    pub pod_ip: String,
     /// From not ready until listeners close, on termination: time for the endpoint to disappear everywhere.
     #[arg(long, default_value = "5s", value_parser = go_duration)]
     pub shutdown_delay: Duration,
@@ -222,6 +225,7 @@ mod tests {
         assert!(!args.validate_traffic_target);
         assert_eq!(args.shutdown_delay, Duration::from_secs(5));
         assert!(args.provider().is_ok());
+        assert_eq!(args.bind_address, None);
     }
 
     #[test]

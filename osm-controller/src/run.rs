@@ -24,7 +24,7 @@ use osm_runtime::{
     log::Handle,
     metrics::Metrics,
     renewal,
-    serve::{Limits, ServeMetrics, Settings, serve_tls},
+    serve::{Limits, ServeMetrics, Settings, any_address, serve_tls},
     shutdown::{Shutdown, Timing},
     tls::{self, ClientRoots, ServerCertificate},
     watch::WatchMetrics,
@@ -70,7 +70,8 @@ fn version() -> Version {
 /// When it cannot start: an address is taken, there is no cluster.
 pub async fn run(args: Args, log: Handle) -> Result<()> {
     let (health, metrics, shutdown) = (Health::new(), Metrics::new(), Shutdown::new());
-    let address = |port| SocketAddr::new(args.bind_address, port);
+    let bind_address = args.bind_address.unwrap_or_else(|| any_address(&args.pod_ip));
+    let address = |port| SocketAddr::new(bind_address, port);
     register_version(&metrics);
 
     // Probes first: a slow start is not a dead process.

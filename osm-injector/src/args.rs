@@ -1,11 +1,6 @@
 //! The command line: the original's flags, and the few that are new.
 
-use std::{
-    collections::BTreeMap,
-    net::{IpAddr, Ipv4Addr, Ipv6Addr},
-    path::PathBuf,
-    time::Duration,
-};
+use std::{collections::BTreeMap, net::IpAddr, path::PathBuf, time::Duration};
 
 use clap::{Parser, ValueEnum};
 use osm_core::{
@@ -14,7 +9,7 @@ use osm_core::{
     identity::TrustDomain,
     injection::{Settings, StartOrder},
 };
-use osm_runtime::{issuer::Provider, log::Verbosity};
+use osm_runtime::{issuer::Provider, log::Verbosity, serve::any_address};
 
 /// Time between the end of a review and the API server's timeout: the answer must still arrive.
 const HEADROOM: Duration = Duration::from_secs(2);
@@ -98,9 +93,9 @@ pub struct Args {
     /// The pod the injector runs in.
     #[arg(long, env = "INJECTOR_POD_NAME", default_value = "osm-injector", hide = true)]
     pub pod_name: String,
-    /// The address all listeners bind to.
-    #[arg(long, env = "OSM_BIND_ADDRESS", default_value = "0.0.0.0", hide = true)]
-    pub bind_address: IpAddr,
+    /// The address all listeners bind to, if not any of the kind of the pod's own.
+    #[arg(long, env = "OSM_BIND_ADDRESS", hide = true)]
+    pub bind_address: Option<IpAddr>,
     /// The injector's own address: pods of the cluster have the same kind.
     #[arg(long, env = "POD_IP", default_value = "", hide = true)]
     pub pod_ip: String,
@@ -186,10 +181,6 @@ impl Args {
     /// What holds for all pods, in a cluster that can start containers in this order.
     pub fn settings(&self, start_order: StartOrder) -> Settings {
         let helper = [&self.healthcheck_image, &self.init_image];
-        let is_v6 = self
-            .pod_ip
-            .parse::<IpAddr>()
-            .is_ok_and(|address| address.is_ipv6());
         Settings {
             mesh_name: self.mesh_name.clone(),
             control_plane_namespace: self.osm_namespace.clone(),
@@ -203,11 +194,7 @@ impl Args {
                 .unwrap_or_default(),
             pull_policy: Some(self.osm_container_pull_policy.clone()).filter(|policy| !policy.is_empty()),
             start_order,
-            bind: if is_v6 {
-                Ipv6Addr::UNSPECIFIED.into()
-            } else {
-                Ipv4Addr::UNSPECIFIED.into()
-            },
+            bind: any_address(&self.pod_ip),
         }
     }
 

@@ -23,7 +23,7 @@ use osm_runtime::{
     log::Handle,
     metrics::Metrics,
     renewal,
-    serve::{Limits, ServeMetrics, Settings, serve_tls},
+    serve::{Limits, ServeMetrics, Settings, any_address, serve_tls},
     shutdown::{Shutdown, Timing},
     tls::{self, ServerCertificate},
     watch::WatchMetrics,
@@ -74,7 +74,8 @@ fn version() -> Version {
 pub async fn run(args: Args, log: Handle) -> Result<()> {
     args.check()?;
     let (health, metrics, shutdown) = (Health::new(), Metrics::new(), Shutdown::new());
-    let address = |port| SocketAddr::new(args.bind_address, port);
+    let bind_address = args.bind_address.unwrap_or_else(|| any_address(&args.pod_ip));
+    let address = |port| SocketAddr::new(bind_address, port);
 
     // Probes first: a slow start is not a dead process.
     let serve_metrics = ServeMetrics::register(&metrics);

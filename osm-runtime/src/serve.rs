@@ -6,7 +6,7 @@
 //! [`Limits::leave_over`], at a random moment, so that its peers do not arrive elsewhere all at once.
 
 use std::{
-    net::SocketAddr,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     pin::pin,
     sync::{
         Arc,
@@ -104,6 +104,15 @@ impl Limits {
             grace: Duration::from_secs(1),
             ..Self::webhook()
         }
+    }
+}
+
+/// The address at which a pod with this address of its own is reached at all of them: `0.0.0.0`, or `::` where the
+/// pod's first address is an IPv6 one, which takes IPv4 in, too.
+pub fn any_address(pod: &str) -> IpAddr {
+    match pod.parse() {
+        Ok(IpAddr::V6(_)) => Ipv6Addr::UNSPECIFIED.into(),
+        _ => Ipv4Addr::UNSPECIFIED.into(),
     }
 }
 

@@ -361,3 +361,15 @@ async fn draining_finishes_what_was_begun_and_cuts_what_will_not_end() {
         .expect("drained")
         .unwrap();
 }
+
+#[test]
+fn pods_are_reached_at_all_their_addresses() {
+    for (pod, any) in [
+        ("10.1.0.7", "0.0.0.0"),
+        ("fd00::7", "::"),
+        ("", "0.0.0.0"),
+        ("nonsense", "0.0.0.0"),
+    ] {
+        assert_eq!(any_address(pod).to_string(), any, "{pod:?}");
+    }
+}
