@@ -24,7 +24,7 @@ use osm_runtime::{
     log::Handle,
     metrics::Metrics,
     renewal,
-    serve::{Limits, ServeMetrics, Settings, any_address, serve_tls},
+    serve::{Limits, ServeMetrics, Settings, any_address, serve_mutual_tls, serve_tls},
     shutdown::{Shutdown, Timing},
     tls::{self, ClientRoots, ServerCertificate},
     watch::WatchMetrics,
@@ -277,9 +277,10 @@ impl Starting {
             drain: shutdown.drain.clone(),
         };
         let ads_tls = tls::ads(&ads_certificate, &clients)?;
-        shutdown.servers.spawn(serve_tls(
+        shutdown.servers.spawn(serve_mutual_tls(
             ads_listener,
             ads_tls,
+            clients.clone(),
             server("ads", limits),
             ads.clone(),
         ));

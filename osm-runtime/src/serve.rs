@@ -1,7 +1,8 @@
 //! The accept loop of every server: bounded, time-limited, and leaving gently.
 //!
 //! Owns connections from accept to close. Invariants: no more than [`Limits::connections`] at a time; a peer that
-//! does not finish its handshake, or does not send a first request, is dropped in time; a panic in a
+//! does not finish its handshake, or does not send a first request, is dropped in time; a client whose certificate is
+//! not good any more is let go; a panic in a
 //! handler ends that request, at worst its connection; once told to drain, nothing new is accepted and every connection is asked to go within
 //! [`Limits::leave_over`], at a random moment, so that its peers do not arrive elsewhere all at once.
 
@@ -42,7 +43,11 @@ use tokio_rustls::TlsAcceptor;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tower::{BoxError, Service, ServiceExt};
 
-use crate::{backoff::jittered, metrics::Metrics, tls::H2};
+use crate::{
+    backoff::jittered,
+    metrics::Metrics,
+    tls::{ClientRoots, H2},
+};
 
 /// Bounds of a server.
 #[derive(Clone, Debug)]
@@ -61,6 +66,8 @@ pub struct Limits {
     pub ping: Duration,
     /// How long a connection may live before it is asked to go; jittered by a tenth. No limit when `None`.
     pub max_age: Option<Duration>,
+    /// How often clients that proved themselves must do so again, see [`serve_mutual_tls`]; jittered.
+    pub proof: Duration,
     /// The time over which connections are asked to go when the server drains.
     pub leave_over: Duration,
     /// How long a connection that was asked to go may take.
@@ -78,6 +85,7 @@ impl Limits {
             head_bytes: 64 * 1024,
             ping: Duration::from_secs(30),
             max_age: None,
+            proof: Duration::from_secs(60),
             leave_over: Duration::from_secs(1),
             grace: Duration::from_secs(20),
         }
@@ -203,11 +211,23 @@ where
     S: Handler<B>,
     B: Body<Data: Send, Error: Into<BoxError>> + Send + 'static,
 {
-    let secure = Secure {
-        always_http2: tls.alpn_protocols == [H2],
-        acceptor: TlsAcceptor::from(tls),
-    };
-    accept_loop(listener, Some(secure), settings, handler).await;
+    accept_loop(listener, Some(Secure::new(tls, None)), settings, handler).await;
+}
+
+/// Like [`serve_tls`], for clients with certificates ([`crate::tls::ads`]), which must stay good: whose has expired, or
+/// whose root is not among `clients` any more, is asked to go within about [`Limits::proof`] and then cut off. A
+/// connection may otherwise outlive what it was let in for by as long as it likes.
+pub async fn serve_mutual_tls<S, B>(
+    listener: TcpListener,
+    tls: Arc<ServerConfig>,
+    clients: ClientRoots,
+    settings: Settings,
+    handler: S,
+) where
+    S: Handler<B>,
+    B: Body<Data: Send, Error: Into<BoxError>> + Send + 'static,
+{
+    accept_loop(listener, Some(Secure::new(tls, Some(clients))), settings, handler).await;
 }
 
 /// TLS, and which HTTP speaks whoever does not say (ALPN): HTTP/2 where nothing else is offered.
@@ -215,6 +235,17 @@ where
 struct Secure {
     acceptor: TlsAcceptor,
     always_http2: bool,
+    clients: Option<ClientRoots>,
+}
+
+impl Secure {
+    fn new(tls: Arc<ServerConfig>, clients: Option<ClientRoots>) -> Self {
+        Self {
+            always_http2: tls.alpn_protocols == [H2],
+            acceptor: TlsAcceptor::from(tls),
+            clients,
+        }
+    }
 }
 
 /// Serves HTTP/1.1 without TLS, until drained; returns when every connection is gone.
@@ -255,6 +286,7 @@ where
         let connection = Connection {
             settings: settings.clone(),
             address,
+            clients: tls.as_ref().and_then(|tls| tls.clients.clone()),
             _permit: permit,
         };
         let (tls, handler) = (tls.clone(), handler.clone());
@@ -284,6 +316,7 @@ impl Settings {
 struct Connection {
     settings: Settings,
     address: SocketAddr,
+    clients: Option<ClientRoots>,
     _permit: OwnedSemaphorePermit,
 }
 
@@ -355,19 +388,19 @@ impl Connection {
                 .keep_alive_interval(limits.ping)
                 .keep_alive_timeout(limits.ping)
                 .serve_connection(io, service);
-            self.drive(connection, &peer.leaving, &spoke).await;
+            self.drive(connection, &peer, &spoke).await;
         } else {
             let connection = http1::Builder::new()
                 .timer(TokioTimer::new())
                 .header_read_timeout(limits.head)
                 .max_buf_size(limits.head_bytes.max(8_192) as usize)
                 .serve_connection(io, service);
-            self.drive(connection, &peer.leaving, &spoke).await;
+            self.drive(connection, &peer, &spoke).await;
         }
     }
 
     /// Runs a connection until it ends, is asked to go and goes, or has to be cut.
-    async fn drive<C>(&self, connection: C, leaving: &CancellationToken, spoke: &AtomicBool)
+    async fn drive<C>(&self, connection: C, peer: &Peer, spoke: &AtomicBool)
     where
         C: GracefulConnection,
         C::Error: std::fmt::Display,
@@ -386,6 +419,18 @@ impl Connection {
                 std::future::pending::<()>().await;
             }
         };
+        let unproven = async {
+            let Some(clients) = &self.clients else {
+                return std::future::pending().await;
+            };
+            loop {
+                sleep(jittered(limits.proof, 0.5)).await;
+                if let Err(error) = clients.verify(&peer.certificates) {
+                    tracing::info!(server = self.settings.name, peer = %self.address, %error, "a client is not trusted any more");
+                    return;
+                }
+            }
+        };
         let wave = limits.leave_over.mul_f64(rand::rng().random_range(0.0..=1.0));
         let drain = async {
             self.settings.drain.cancelled().await;
@@ -394,10 +439,11 @@ impl Connection {
         tokio::select! {
             ended = &mut connection => return self.ended(ended),
             () = silence => return self.settings.refuse("silent"),
+            () = unproven => self.settings.refuse("unproven"),
             () = age => {}
             () = drain => {}
         }
-        leaving.cancel();
+        peer.leaving.cancel();
         connection.as_mut().graceful_shutdown();
         match timeout(limits.grace, connection).await {
             Ok(ended) => self.ended(ended),

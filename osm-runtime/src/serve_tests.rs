@@ -82,7 +82,7 @@ async fn start(authority: &Authority, limits: Limits) -> Server {
         Ok::<_, BoxError>(Response::new(Full::new(Bytes::from(body))))
     });
     let tls = tls::ads(&certificate, &roots).unwrap();
-    let done = tokio::spawn(serve_tls(listener, tls, settings, handler));
+    let done = tokio::spawn(serve_mutual_tls(listener, tls, roots.clone(), settings, handler));
     Server {
         address,
         certificate,
@@ -372,4 +372,36 @@ fn pods_are_reached_at_all_their_addresses() {
     ] {
         assert_eq!(any_address(pod).to_string(), any, "{pod:?}");
     }
+}
+
+#[tokio::test]
+async fn a_client_whose_root_is_removed_is_let_go() {
+    let (ours, other) = (authority(), authority());
+    let limits = Limits {
+        proof: Duration::from_millis(20),
+        ..limits()
+    };
+    let server = start(&ours, limits).await;
+    let leaf = sign(&ours, Profile::proxy(&proxy(), &domain()));
+    let mut sender = open(server.address, config(&ours, Some(&leaf))).await.unwrap();
+    let waiting = tokio::spawn(async move { get(&mut sender, "/until-leaving").await.map(|_| sender) });
+    // As long as it is trusted it stays.
+    sleep(Duration::from_millis(200)).await;
+    assert!(!waiting.is_finished());
+    server
+        .roots
+        .set(&TrustBundle::new([other.root().clone()]))
+        .unwrap();
+    let long = Duration::from_secs(10);
+    let sender = timeout(long, waiting)
+        .await
+        .expect("asked to go")
+        .unwrap()
+        .unwrap();
+    let gone = async {
+        while !sender.is_closed() {
+            sleep(Duration::from_millis(10)).await;
+        }
+    };
+    timeout(long, gone).await.expect("and gone");
 }

@@ -142,6 +142,16 @@ impl ClientRoots {
         self.verifier.store(Arc::new(Some(verifier)));
         Ok(())
     }
+
+    /// Whether a client with this certificate chain, leaf first, would be let in now.
+    ///
+    /// # Errors
+    /// Why not: it has expired, or its root is not trusted.
+    pub fn verify(&self, chain: &[CertificateDer<'_>]) -> Result<(), Error> {
+        let (leaf, intermediates) = chain.split_first().ok_or(Error::NoCertificatesPresented)?;
+        self.verify_client_cert(leaf, intermediates, UnixTime::now())
+            .map(drop)
+    }
 }
 
 impl fmt::Debug for ClientRoots {

@@ -16,7 +16,7 @@ use osm_core::{
 use osm_runtime::{
     CancellationToken,
     issuer::{Authority, Issuer, KeyKind, Leaf, LeafRequest},
-    serve::{self, Limits, ServeMetrics, serve_tls},
+    serve::{self, Limits, ServeMetrics, serve_mutual_tls},
     tls::{self, ClientRoots, ServerCertificate},
 };
 use tokio::{net::TcpListener, task::JoinHandle};
@@ -112,7 +112,13 @@ impl Server {
             drain: drain.clone(),
         };
         let tls = tls::ads(&certificate, &clients).unwrap();
-        let task = Some(tokio::spawn(serve_tls(listener, tls, server, ads.clone())));
+        let task = Some(tokio::spawn(serve_mutual_tls(
+            listener,
+            tls,
+            clients.clone(),
+            server,
+            ads.clone(),
+        )));
         Self {
             address,
             ads,
