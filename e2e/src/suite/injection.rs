@@ -153,7 +153,8 @@ pub(super) async fn repeated_delivery_gives_one_secret(case: &Case) -> Result<()
             "the uid is missing in {body}"
         );
         ensure!(body["response"]["allowed"] == true, "{body}");
-        patches.push(field(&body, "/response/patch").context("no patch")?.to_owned());
+        let patch = field(&body, "/response/patch").with_context(|| format!("no patch in {body}"))?;
+        patches.push(patch.to_owned());
     }
     patches.dedup();
     ensure!(
@@ -218,16 +219,18 @@ pub(super) async fn metrics_can_be_scraped(case: &Case) -> Result<()> {
 
     let change = json!({ "metadata": { "annotations": { "openservicemesh.io/metrics": "enabled" } } });
     kubernetes.merge("v1/Namespace", None, &inside, &change).await?;
+    let workload = Workload::client("loud");
+    kubernetes.apply(&[workload.service_account(&inside)]).await?;
     let loud = eventually("a pod that is scraped", SETTLED, async || {
         let made = kubernetes
-            .dry_run(&Workload::client("loud").pod(&inside, &case.mesh.images.demo))
+            .dry_run(&workload.pod(&inside, &case.mesh.images.demo))
             .await?;
         ensure!(
             made["metadata"]["annotations"]["prometheus.io/scrape"] == "true",
             "{}",
             made["metadata"]["annotations"]
         );
-        case.start(&inside, &Workload::client("loud")).await?;
+        case.start(&inside, &workload).await?;
         case.ready(&inside, "loud").await
     })
     .await?;

@@ -199,6 +199,10 @@ async fn closed(client: &Peer, address: &str, say: &str) -> Result<()> {
     Ok(())
 }
 
+/// What a client without a right says: long enough to be told from the beginning of a TLS handshake at once. Of less
+/// than five bytes Envoy waits for the rest.
+const HELLO: &str = "hello there";
+
 /// Long enough for a change to arrive where it should not.
 const A_WHILE: Duration = Duration::from_secs(3);
 

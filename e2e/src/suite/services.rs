@@ -3,7 +3,7 @@
 use anyhow::{Result, ensure};
 use serde_json::json;
 
-use super::{answered, answers, closed, connected, denied, http_port};
+use super::{HELLO, answered, answers, closed, connected, denied, http_port};
 use crate::harness::policy::{any_route, http_rule, tcp_route, tcp_rule, traffic_target};
 use crate::harness::wait::SETTLED;
 use crate::harness::workload::service;
@@ -158,7 +158,7 @@ pub(super) async fn stateful_set(case: &Case) -> Result<()> {
     // Members of the set talk to each other, as a quorum does.
     answered(&first, &format!("http://db-1.db.{namespace}:8080/"), &[], 200).await?;
     denied(stranger, &format!("http://db-0.db.{namespace}:8080/"), &[]).await?;
-    closed(stranger, &format!("db-0.db.{namespace}:9100"), "hi").await
+    closed(stranger, &format!("db-0.db.{namespace}:9100"), HELLO).await
 }
 
 /// A Service without selector leads wherever its endpoints are, outside the mesh: it is left alone.

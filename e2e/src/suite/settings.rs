@@ -3,7 +3,7 @@
 use anyhow::{Context as _, Result, ensure};
 use serde_json::json;
 
-use super::{answered, answers, closed, connected, denied, denied_at_last, http_port};
+use super::{HELLO, answered, answers, closed, connected, denied, denied_at_last, http_port};
 use crate::harness::policy::{any_route, http_rule, tcp_route, tcp_rule, traffic_target};
 use crate::harness::wait::SETTLED;
 use crate::harness::workload::service;
@@ -49,7 +49,7 @@ pub(super) async fn permissive_switch_loses_nothing(case: &Case) -> Result<()> {
     );
     answered(friend, &url, &[], 200).await?;
     denied(stranger, &url, &[]).await?;
-    closed(stranger, &address, "hi").await?;
+    closed(stranger, &address, HELLO).await?;
 
     let traffic = friend.load(&url, &["--rate", "100", "--duration", "20", "--timeout", "10"]);
     let switching = async {
@@ -61,7 +61,7 @@ pub(super) async fn permissive_switch_loses_nothing(case: &Case) -> Result<()> {
             } else {
                 denied_at_last(stranger, &url).await?;
                 eventually("TCP to be denied again", SETTLED, async || {
-                    closed(stranger, &address, "hi").await
+                    closed(stranger, &address, HELLO).await
                 })
                 .await?;
             }
@@ -148,7 +148,7 @@ pub(super) async fn egress(case: &Case) -> Result<()> {
             Ok(())
         })
         .await?;
-        closed(client, &format!("web.{outside}:9100"), "hi").await?;
+        closed(client, &format!("web.{outside}:9100"), HELLO).await?;
         closed(client, &format!("web.{outside}:9200"), "").await?;
         answers(client, &near, &[], 200).await?;
 

@@ -1,8 +1,9 @@
 //! What both variants share: one ledger a kind, and the order in which they are served.
 //!
 //! Make before break (xDS protocol, "Eventual consistency considerations"): what is new goes out in the order CDS, EDS,
-//! LDS, RDS, SDS, and a kind waits while an earlier one still has something to send, except for endpoints and secrets. What is gone is removed in the
-//! opposite direction, when the proxy has confirmed everything that might still have referred to it.
+//! LDS, RDS, SDS, and a kind waits while an earlier one still has something to send, except for endpoints and secrets.
+//! What is gone is removed in the opposite direction, when the proxy has confirmed everything that might still have
+//! referred to it.
 
 use std::sync::Arc;
 

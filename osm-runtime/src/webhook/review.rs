@@ -13,6 +13,7 @@ use axum::{
     response::{IntoResponse, Response},
     routing::post,
 };
+use base64::{Engine, prelude::BASE64_STANDARD as BASE64};
 use futures::FutureExt;
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use kube::core::{
@@ -185,7 +186,18 @@ fn review(mut verdict: Verdict, uid: String) -> Response {
             *code = 403;
         }
     }
-    Json(verdict.into_review()).into_response()
+    // The API is written in base64; the type would write an array of numbers, which is understood as well but four
+    // times as long.
+    let patch = verdict.patch.take().map(|patch| BASE64.encode(patch));
+    match serde_json::to_value(verdict.into_review()) {
+        Ok(mut review) => {
+            if let Some(patch) = patch {
+                review["response"]["patch"] = patch.into();
+            }
+            Json(review).into_response()
+        }
+        Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")).into_response(),
+    }
 }
 
 /// Why a body is no request.

@@ -18,6 +18,11 @@ fn service() -> Router {
                 "panic" => panic!("as asked"),
                 "slow" => std::future::pending().await,
                 "bad" => Verdict::from(&request).deny("it is bad"),
+                "patched" => {
+                    let patch =
+                        serde_json::from_value(json!([{ "op": "add", "path": "/x", "value": 1 }])).unwrap();
+                    Verdict::from(&request).with_patch(patch).unwrap()
+                }
                 _ => Verdict::from(&request),
             }
         },
@@ -127,4 +132,17 @@ async fn a_body_that_trickles_is_cut_off() {
         send("application/json", body).await.0,
         StatusCode::REQUEST_TIMEOUT
     );
+}
+
+#[tokio::test]
+async fn patches_are_base64() {
+    let (status, body) = send("application/json", good("patched").to_string()).await;
+    assert_eq!(status, StatusCode::OK);
+    let review: Value = serde_json::from_str(&body).unwrap();
+    let patch = BASE64
+        .decode(review["response"]["patch"].as_str().unwrap())
+        .unwrap();
+    let patch: Value = serde_json::from_slice(&patch).unwrap();
+    assert_eq!(patch[0]["path"], "/x");
+    assert_eq!(review["response"]["patchType"], "JSONPatch");
 }

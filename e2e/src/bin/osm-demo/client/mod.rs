@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use osm_e2e::report::Answer;
 
 /// Most bytes of an answer that are kept.
-pub(crate) const MOST_BODY: usize = 64 * 1024;
+pub(crate) const MOST_BODY: usize = 1024 * 1024;
 
 /// An answer that is an error: a word for counters, then the whole chain of causes.
 pub(crate) fn failed(error: &(dyn Error + 'static), started: Instant) -> Answer {
