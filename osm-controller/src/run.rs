@@ -162,7 +162,7 @@ pub async fn run(args: Args, log: Handle) -> Result<()> {
         .set_not_ready("there is no root certificate yet");
     let (failed, failure) = tokio::sync::oneshot::channel::<()>();
     tokio::spawn(async move {
-        if let Err(error) = starting.serve(ads_listener, validator_listener).await {
+        if let Err(error) = Box::pin(starting.serve(ads_listener, validator_listener)).await {
             tracing::error!(error = format!("{error:#}"), "cannot serve");
             let _ = failed.send(());
         } else {

@@ -28,20 +28,16 @@ impl Config {
         self.current.load_full()
     }
 
-    /// Follows the MeshConfig `name` in `namespace` until `stop`, and sets the log level it asks for.
+    /// Follows the MeshConfig that is watched until `stop`, and sets the log level it asks for.
     pub async fn keep(
         &self,
-        client: Client,
-        (namespace, name): (&str, &str),
+        watch: Watch<MeshConfig>,
         log: Handle,
         synced: Condition,
         metrics: WatchMetrics,
         stop: CancellationToken,
     ) {
         let (sink, mut changes) = mpsc::channel(4);
-        let watch = Watch::<MeshConfig>::namespaced(client, "meshconfigs", namespace)
-            .fields(&format!("metadata.name={name}"))
-            .optional();
         let convert = |config: MeshConfig| config.spec;
         let learn = async {
             while let Some(event) = changes.recv().await {
@@ -52,6 +48,13 @@ impl Config {
             watch.run(convert, |event| event, sink, synced, metrics, stop),
             learn
         );
+    }
+
+    /// The watch of the MeshConfig `name` in `namespace`.
+    pub fn watch(client: Client, namespace: &str, name: &str) -> Watch<MeshConfig> {
+        Watch::namespaced(client, "meshconfigs", namespace)
+            .fields(&format!("metadata.name={name}"))
+            .optional()
     }
 
     fn learn(&self, event: Event<MeshConfigSpec>, log: &Handle) {

@@ -127,7 +127,7 @@ pub async fn run(args: Args, log: Handle) -> Result<()> {
     starting.watch(log);
     let (failed, failure) = oneshot::channel::<()>();
     tokio::spawn(async move {
-        if let Err(error) = starting.serve(listener, serving).await {
+        if let Err(error) = Box::pin(starting.serve(listener, serving)).await {
             tracing::error!(error = format!("{error:#}"), "cannot serve");
             let _ = failed.send(());
         } else {
@@ -180,8 +180,8 @@ impl Starting {
             let synced = self.health.condition("mesh-config");
             let (client, metrics, stop) = (client.clone(), metrics.clone(), stop.clone());
             async move {
-                let object = (args.osm_namespace.as_str(), args.osm_config_name.as_str());
-                config.keep(client, object, log, synced, metrics, stop).await
+                let watch = Config::watch(client, &args.osm_namespace, &args.osm_config_name);
+                config.keep(watch, log, synced, metrics, stop).await
             }
         });
         let known = self.health.condition("kubernetes-version");

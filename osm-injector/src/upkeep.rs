@@ -98,7 +98,7 @@ pub async fn round(
     let actions = upkeep.round(&secrets, &pods, &rules, elapsed, Timestamp::now());
     futures::stream::iter(actions)
         .for_each_concurrent(CONCURRENT, |(secret, action)| async move {
-            match act(bootstraps, &secret, action).await {
+            match Box::pin(act(bootstraps, &secret, action)).await {
                 Ok(what) => bootstraps.metrics().count(what),
                 Err(error) => {
                     bootstraps.metrics().count("failed");
@@ -162,7 +162,7 @@ async fn act(
             Ok("adopted")
         }
         Action::Renew(pod) => {
-            renew(bootstraps, &api, view, &pod).await?;
+            Box::pin(renew(bootstraps, &api, view, &pod)).await?;
             Ok("renewed")
         }
         Action::Delete => {

@@ -130,7 +130,9 @@ mod tests {
         assert!(!one.has_changed().unwrap());
         assert!(two.has_changed().unwrap());
         assert!(any.has_changed().unwrap());
-        (one.mark_unchanged(), two.mark_unchanged(), any.mark_unchanged());
+        one.mark_unchanged();
+        two.mark_unchanged();
+        any.mark_unchanged();
         drop(two);
         mesh.publish(Arc::default(), &[ClassId(2)]);
         assert_eq!(

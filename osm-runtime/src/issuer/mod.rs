@@ -124,7 +124,7 @@ impl Default for IssueMetrics {
 enum Signer {
     Local {
         authority: Arc<Authority>,
-        store: Option<SecretStore>,
+        store: Option<Box<SecretStore>>,
     },
     Vault(Arc<Vault>),
     CertManager(Box<CertManager>),
@@ -204,7 +204,7 @@ impl Issuer {
         Self::new(
             Signer::Local {
                 authority: Arc::new(authority),
-                store,
+                store: store.map(Box::new),
             },
             roots,
         )
