@@ -65,7 +65,10 @@ data=/var/lib/mysql
 {
   [ -z "$MYSQL_DATABASE" ] || echo "CREATE DATABASE IF NOT EXISTS \`$MYSQL_DATABASE\`;"
   if [ -n "$MYSQL_ROOT_PASSWORD" ]; then
-    # A statement must be all of its line.
+    # A statement must be all of its line. The prepared accounts of single addresses have no password, and go before '%':
+    # a sidecar's connections come from 127.0.0.1.
+    echo "DROP USER IF EXISTS 'root'@'127.0.0.1';"
+    echo "DROP USER IF EXISTS 'root'@'::1';"
     echo "CREATE USER IF NOT EXISTS 'root'@'%';"
     echo "ALTER USER 'root'@'%' IDENTIFIED BY '$MYSQL_ROOT_PASSWORD';"
     echo "GRANT ALL ON *.* TO 'root'@'%' WITH GRANT OPTION;"
