@@ -278,6 +278,22 @@ async fn transport(cast: &Cast, verdict: &mut Verdict) {
     for (peer, account) in cast.meshed() {
         let name = format!("{account}.{}.{TRUST_DOMAIN}", peer.namespace);
         let identities = peer.envoy().identities().await;
+        // Whoever may call nobody and serves nobody is given no certificate to do it with.
+        if peer.pod == cast.bookthief.pod {
+            let judge = |identities: Vec<String>| {
+                (
+                    format!("{} certificates", identities.len()),
+                    identities.is_empty(),
+                )
+            };
+            verdict.measured(
+                format!("identity of {account}'s sidecar"),
+                "0 certificates",
+                identities,
+                judge,
+            );
+            continue;
+        }
         verdict.measured(
             format!("identity of {account}'s sidecar"),
             name.clone(),

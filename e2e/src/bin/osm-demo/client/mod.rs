@@ -34,7 +34,7 @@ pub(crate) fn failed(error: &(dyn Error + 'static), started: Instant) -> Answer 
             };
         }
         if let Some(error) = error.downcast_ref::<hyper::Error>()
-            && (error.is_incomplete_message() || error.is_closed())
+            && (error.is_incomplete_message() || error.is_closed() || error.is_canceled())
         {
             word = "closed";
         }
