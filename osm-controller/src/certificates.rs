@@ -194,6 +194,17 @@ impl Certificates {
         wanted(Arc::downgrade(inner))
     }
 
+    /// How many certificates proxies that are connected here hold, and the end of the one that ends first.
+    pub fn in_the_field(&self) -> (usize, Option<Timestamp>) {
+        let Some(inner) = &self.inner else {
+            return (0, None);
+        };
+        let slots = inner.slots.lock();
+        let used = slots.values().filter(|slot| *slot.streams.borrow() > 0);
+        let ends: Vec<_> = used.filter_map(|slot| Some(slot.validity?.not_after)).collect();
+        (ends.len(), ends.into_iter().min())
+    }
+
     /// What is held, by identity.
     pub fn held(&self) -> Vec<Held> {
         let Some(inner) = &self.inner else {
@@ -371,7 +382,14 @@ mod tests {
         sleep(IDLE * 2).await;
         assert!(received.try_recv().is_err(), "it is still needed");
         assert_eq!(certificates.held()[0].streams, 1);
+        let not_after = certificates.held()[0].validity.map(|validity| validity.not_after);
+        assert_eq!(certificates.in_the_field(), (1, not_after));
         drop(second);
+        assert_eq!(
+            certificates.in_the_field(),
+            (0, None),
+            "no proxy holds it any more"
+        );
         sleep(IDLE / 2).await;
         let third = certificates.want(&identity);
         sleep(IDLE).await;

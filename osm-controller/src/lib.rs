@@ -2,7 +2,8 @@
 //!
 //! Owns the edges that only the controller has: [`ads`] (the discovery service), [`mesh`] (watches feeding the engine on
 //! a thread of its own, and what it published), [`certificates`] (of the identities that are connected), [`validator`]
-//! (the admission webhook), [`report`] (events), [`pages`] (debug), [`preset`] (the default MeshConfig).
+//! (the admission webhook), [`report`] (events), [`connections`] (how proxies stand, for operators), [`uninjected`] (pods
+//! that lack a sidecar), [`pages`] (debug), [`preset`] (the default MeshConfig).
 //! Decides nothing about the mesh: that is `osm-core`.
 //!
 //! Invariant: nothing here waits for another component of the mesh, and everything that serves goes on serving what it
@@ -12,9 +13,11 @@
 pub mod ads;
 pub mod args;
 pub mod certificates;
+pub mod connections;
 pub mod mesh;
 pub mod pages;
 pub mod preset;
 pub mod report;
 pub mod run;
+pub mod uninjected;
 pub mod validator;

@@ -1,4 +1,5 @@
-//! The debug pages: read-only JSON on the pod's loopback, while MeshConfig switches them on.
+//! The debug pages: read-only JSON on the pod's loopback, while MeshConfig switches them on. What `osm` itself asks for is
+//! in [`crate::connections`].
 //!
 //! Invariant: no secret is shown (law 11); nothing is computed that costs more than reading what is there.
 

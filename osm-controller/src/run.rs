@@ -26,7 +26,8 @@ use osm_runtime::{
     renewal,
     serve::{Limits, ServeMetrics, Settings, any_address, serve_mutual_tls, serve_tls},
     shutdown::{Shutdown, Timing},
-    tls::{self, ClientRoots, ServerCertificate},
+    status::Status,
+    tls::{self, ClientRoots, ServerCertificate, TlsError},
     watch::WatchMetrics,
     webhook::{bundle, review::ReviewMetrics},
 };
@@ -40,10 +41,12 @@ use crate::{
     ads::{self, Ads, AdsMetrics},
     args::Args,
     certificates::{CertificateMetrics, Certificates},
+    connections::{self, Connections},
     mesh::{EngineMetrics, Input, Inputs, Mesh, start, watch_all},
     pages::{Pages, smi_versions},
     preset,
     report::{self, Reporter},
+    uninjected::{Findings, Search},
     validator,
 };
 
@@ -76,11 +79,12 @@ pub async fn run(args: Args, log: Handle) -> Result<()> {
 
     // Probes first: a slow start is not a dead process.
     let serve_metrics = ServeMetrics::register(&metrics);
+    let status = Status::new(names::CONTROLLER, version().version, &args.pod_name, &health);
     let admin = Admin {
         health: health.clone(),
         metrics: metrics.clone(),
         version: version(),
-        more: smi_versions(),
+        more: smi_versions().merge(status.clone().router()),
     };
     let (_, admin) = admin
         .spawn(
@@ -100,6 +104,7 @@ pub async fn run(args: Args, log: Handle) -> Result<()> {
     let agent = concat!("osm-controller/", env!("CARGO_PKG_VERSION"));
     let client = client::connect(agent, args.kubeconfig.clone()).await?;
     let watch_metrics = WatchMetrics::register(&metrics);
+    status.follow_watches(&watch_metrics);
     let events = Events::start(
         client.clone(),
         names::CONTROLLER,
@@ -136,7 +141,22 @@ pub async fn run(args: Args, log: Handle) -> Result<()> {
         let election = Election::new(LEASE, &args.pod_name);
         async move { campaign(client, &namespace, election, lead, stop).await }
     });
-    tokio::spawn(report::problems(events.clone(), leader, found));
+    status.follow_leader(leader.clone());
+    tokio::spawn(report::problems(events.clone(), leader.clone(), found));
+    let search = Search {
+        client: client.clone(),
+        mesh_name: args.mesh_name.clone(),
+        osm_namespace: args.osm_namespace.clone(),
+        events: events.clone(),
+        metrics: watch_metrics.clone(),
+        findings: Findings::register(&metrics),
+    };
+    let findings = search.findings.clone();
+    status.describe({
+        let findings = findings.clone();
+        move |page| page.uninjected = findings.count().map(|count| count as u64)
+    });
+    tokio::spawn(search.keep(leader, shutdown.stop.clone()));
     tokio::spawn(follow_log_level(mesh.clone(), log));
 
     // Everything that needs certificates, once there are any.
@@ -149,6 +169,8 @@ pub async fn run(args: Args, log: Handle) -> Result<()> {
         inputs,
         events,
         reporter,
+        status,
+        findings,
         serve_metrics,
         watch_metrics,
         ads_metrics: AdsMetrics::register(&metrics),
@@ -194,6 +216,8 @@ struct Starting {
     inputs: Inputs,
     events: Events,
     reporter: Reporter,
+    status: Status,
+    findings: Findings,
     serve_metrics: ServeMetrics,
     watch_metrics: WatchMetrics,
     ads_metrics: AdsMetrics,
@@ -210,16 +234,22 @@ impl Starting {
         let (ads_certificate, validator_certificate) = (ServerCertificate::new(), ServerCertificate::new());
         let clients = ClientRoots::new();
         clients.set(&issuer.roots())?;
+        self.status.follow_roots(issuer.watch_roots());
         let keep = |name, profile, certificate: ServerCertificate| {
             let request = LeafRequest::new(profile, SERVER_LIFETIME);
             let condition = self.health.condition(name);
             condition.set_not_ready("no certificate has been issued yet");
+            let status = self.status.clone();
             tokio::spawn(renewal::keep(
                 issuer.clone(),
                 request,
                 condition,
                 shutdown.stop.clone(),
-                move |leaf| certificate.set(leaf),
+                move |leaf| {
+                    certificate.set(leaf)?;
+                    status.certificate(name, leaf.validity());
+                    Ok::<(), TlsError>(())
+                },
             ));
         };
         keep(
@@ -304,14 +334,20 @@ impl Starting {
         }
         let (switch, enabled) = watch::channel(false);
         tokio::spawn(follow_debug_switch(self.mesh.clone(), switch));
-        let pages = Pages {
+        connections::describe(&self.status, &self.mesh, &ads, &certificates);
+        let connections = Connections {
+            pod: args.pod_name.clone(),
+            ads: ads.clone(),
+            certificates: certificates.clone(),
+        };
+        let debug = Pages {
             mesh: self.mesh.clone(),
             ads,
             certificates,
-        }
-        .router();
-        tokio::spawn(admin::debug(
-            pages,
+        };
+        tokio::spawn(admin::loopback(
+            connections.router().merge(self.findings.router()),
+            debug.router(),
             enabled,
             self.serve_metrics.clone(),
             shutdown.stop.clone(),

@@ -22,4 +22,5 @@ pub mod policy;
 pub mod resource;
 #[cfg(feature = "sabotage")]
 pub mod sabotage;
+pub mod status;
 pub mod xds;

@@ -25,7 +25,8 @@ use osm_runtime::{
     renewal,
     serve::{Limits, ServeMetrics, Settings, any_address, serve_tls},
     shutdown::{Shutdown, Timing},
-    tls::{self, ServerCertificate},
+    status::Status,
+    tls::{self, ServerCertificate, TlsError},
     watch::WatchMetrics,
     webhook::{
         bundle,
@@ -79,12 +80,12 @@ pub async fn run(args: Args, log: Handle) -> Result<()> {
 
     // Probes first: a slow start is not a dead process.
     let serve_metrics = ServeMetrics::register(&metrics);
-    let more = Default::default();
+    let status = Status::new(names::INJECTOR, version().version, &args.pod_name, &health);
     let admin = Admin {
         health: health.clone(),
         metrics: metrics.clone(),
         version: version(),
-        more,
+        more: status.clone().router(),
     };
     let (_, admin) = admin
         .spawn(
@@ -103,6 +104,7 @@ pub async fn run(args: Args, log: Handle) -> Result<()> {
     let agent = concat!("osm-injector/", env!("CARGO_PKG_VERSION"));
     let client = client::connect(agent, args.kubeconfig.clone()).await?;
     let watch_metrics = WatchMetrics::register(&metrics);
+    status.follow_watches(&watch_metrics);
     let events = Events::start(
         client.clone(),
         names::INJECTOR,
@@ -119,6 +121,7 @@ pub async fn run(args: Args, log: Handle) -> Result<()> {
         health: health.clone(),
         shutdown: shutdown.clone(),
         events,
+        status,
         serve_metrics,
         watch_metrics,
         bootstrap_metrics: BootstrapMetrics::register(&metrics),
@@ -159,6 +162,7 @@ struct Starting {
     memberships: Memberships,
     config: Config,
     settings: Arc<ArcSwapOption<InjectionSettings>>,
+    status: Status,
     serve_metrics: ServeMetrics,
     watch_metrics: WatchMetrics,
     bootstrap_metrics: BootstrapMetrics,
@@ -200,6 +204,7 @@ impl Starting {
         let Some(issuer) = self.open_issuer(&serving).await? else {
             return Ok(());
         };
+        self.status.follow_roots(issuer.watch_roots());
         let certificate = ServerCertificate::new();
         let profile = Profile::webhook(names::INJECTOR, &args.osm_namespace);
         let condition = self.health.condition("webhook-certificate");
@@ -210,8 +215,12 @@ impl Starting {
             condition,
             shutdown.stop.clone(),
             {
-                let certificate = certificate.clone();
-                move |leaf| certificate.set(leaf)
+                let (certificate, status) = (certificate.clone(), self.status.clone());
+                move |leaf| {
+                    certificate.set(leaf)?;
+                    status.certificate("webhook-certificate", leaf.validity());
+                    Ok::<(), TlsError>(())
+                }
             },
         ));
         tokio::spawn(renewal::guard_root(
@@ -281,14 +290,21 @@ impl Starting {
     /// Takes part in the election of the replica that looks after Secrets.
     fn look_after(&self, bootstraps: Bootstraps) {
         let (lead, leader) = watch::channel(false);
+        self.status.follow_leader(leader.clone());
         self.shutdown.tasks.spawn({
             let (client, namespace) = (self.client.clone(), self.args.osm_namespace.clone());
             let election = Election::new(LEASE, &self.args.pod_name);
             let stop = self.shutdown.stop.clone();
             async move { campaign(client, &namespace, election, lead, stop).await }
         });
+        let seen = upkeep::Seen::default();
+        self.status.describe({
+            let (seen, validity) = (seen.clone(), self.args.bootstrap_certificate_validity);
+            move |page| page.bootstraps = seen.held(validity)
+        });
         tokio::spawn(upkeep::keep(
             bootstraps,
+            seen,
             self.args.bootstrap_grace,
             leader,
             self.shutdown.stop.clone(),

@@ -5,7 +5,7 @@
 //! holds metadata only; the service account of a renewed certificate is the one the pod runs under and the one it was
 //! admitted with, both; a Secret that fails does not keep the others.
 
-use std::{collections::BTreeSet, fmt, time::Duration};
+use std::{collections::BTreeSet, fmt, sync::Arc, time::Duration};
 
 use futures::StreamExt;
 use jiff::Timestamp;
@@ -22,12 +22,14 @@ use osm_core::{
     api::labels::{APP_INSTANCE, APP_NAME, APP_NAME_VALUE, PROXY_UUID},
     identity::{ProxyIdentity, ServiceIdentity},
     injection::{Action, PodView, SecretView, Upkeep, UpkeepRules, bootstrap_account, trust_bundle_tag},
+    status::Held,
 };
 use osm_runtime::{
     CancellationToken,
     backoff::jittered,
     client::{CALL, ClientError, retrying, within},
 };
+use parking_lot::Mutex;
 use serde::de::DeserializeOwned;
 use serde_json::json;
 use tokio::{sync::watch, time::Instant};
@@ -41,9 +43,37 @@ const PAGE: u32 = 500;
 /// Writes at a time.
 const CONCURRENT: usize = 8;
 
-/// Does rounds while `leader` says so, until `stop`.
+/// The Secrets of pods as the last round found them. Cheap to clone; all clones are one.
+#[derive(Clone, Debug, Default)]
+pub struct Seen {
+    last: Arc<Mutex<Option<(u64, Option<Timestamp>)>>>,
+}
+
+impl Seen {
+    /// How many certificates sidecars connect with, made to live for `validity`, and the end of the one that ends first;
+    /// nothing if this replica does no rounds.
+    pub fn held(&self, validity: Duration) -> Option<Held> {
+        self.last.lock().map(|(count, first)| Held {
+            count,
+            first_not_after: first.map(|first| first.as_second()),
+            lifetime_seconds: validity.as_secs(),
+        })
+    }
+
+    fn set(&self, secrets: Option<&[SecretView]>) {
+        *self.last.lock() = secrets.map(|secrets| {
+            // One without a pod is on its way to be collected.
+            let used = secrets.iter().filter(|secret| secret.owned);
+            let ends = used.clone().filter_map(|secret| secret.not_after);
+            (used.count() as u64, ends.min())
+        });
+    }
+}
+
+/// Does rounds while `leader` says so, until `stop`; `seen` tells what they find.
 pub async fn keep(
     bootstraps: Bootstraps,
+    seen: Seen,
     grace: Duration,
     mut leader: watch::Receiver<bool>,
     stop: CancellationToken,
@@ -57,7 +87,7 @@ pub async fn keep(
             // What an earlier leader saw is not known: Secrets without pods are counted from here.
             let mut upkeep = Upkeep::default();
             while *leader.borrow() {
-                if let Err(error) = round(&bootstraps, &mut upkeep, grace, begun.elapsed()).await {
+                if let Err(error) = round(&bootstraps, &seen, &mut upkeep, grace, begun.elapsed()).await {
                     tracing::warn!(%error, "bootstrap Secrets cannot be looked after now");
                 }
                 tokio::select! {
@@ -65,6 +95,7 @@ pub async fn keep(
                     _ = leader.wait_for(|leading| !*leading) => {}
                 }
             }
+            seen.set(None);
         }
     };
     tokio::select! { () = run => {}, () = stop.cancelled() => {} }
@@ -76,6 +107,7 @@ pub async fn keep(
 /// When they cannot be listed. What fails for one Secret is logged and done again in the next round.
 pub async fn round(
     bootstraps: &Bootstraps,
+    seen: &Seen,
     upkeep: &mut Upkeep,
     grace: Duration,
     elapsed: Duration,
@@ -88,6 +120,7 @@ pub async fn round(
     // Secrets first: a pod that comes between the two lists is then only found early.
     let secrets = list(&Api::<Secret>::all(client.clone()), &selector, SecretView::of).await?;
     let pods = list(&Api::<Pod>::all(client.clone()), PROXY_UUID, PodView::of).await?;
+    seen.set(Some(&secrets));
     let pods: BTreeSet<PodView> = pods.into_iter().collect();
     let tag = trust_bundle_tag(bootstraps.roots().pem());
     let rules = UpkeepRules {

@@ -1,19 +1,20 @@
-//! The admin endpoint: probes, metrics, version; and the debug pages on loopback.
+//! The admin endpoint: probes, metrics, version; and the pages on loopback.
 //!
 //! Owns the HTTP of both. Invariant: probes and scrapes are answered by a thread of their own, so that a busy mesh
 //! cannot fail them; nothing here reads or changes the mesh.
 
 use std::{
-    future::Future,
     io,
     net::{Ipv4Addr, SocketAddr},
     thread::JoinHandle,
+    time::Duration,
 };
 
 use axum::{
     Json, Router,
-    extract::State,
+    extract::{Request, State},
     http::{StatusCode, header::CONTENT_TYPE},
+    middleware::{self, Next},
     response::{IntoResponse, Response},
     routing::get,
 };
@@ -23,6 +24,7 @@ use tokio::{net::TcpListener, sync::watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
+    backoff::Backoff,
     health::Health,
     metrics::{self, Metrics},
     serve::{Limits, ServeMetrics, Settings, serve_plain},
@@ -128,50 +130,49 @@ async fn version(State(admin): State<Admin>) -> Json<Version> {
     Json(admin.version)
 }
 
-/// Serves debug pages on the pod's loopback, at [`ports::DEBUG`], while `enabled` says so, until `stop`. A port that
-/// cannot be bound is logged and tried again at the next switch.
-pub async fn debug(
+/// Serves pages on the pod's loopback, at [`ports::DEBUG`], until `stop`: `pages` always, `debug` while `enabled` says
+/// so. Whoever reaches it may forward ports to the pod or run programs in it. A port that is taken is logged and tried
+/// again: the pages are no reason not to serve the mesh.
+pub async fn loopback(
     pages: Router,
-    mut enabled: watch::Receiver<bool>,
+    debug: Router,
+    enabled: watch::Receiver<bool>,
     metrics: ServeMetrics,
     stop: CancellationToken,
 ) {
     let address = SocketAddr::from((Ipv4Addr::LOCALHOST, ports::DEBUG));
-    while let Some(()) = until(&mut enabled, true, &stop).await {
-        let drain = stop.child_token();
-        let listener = match TcpListener::bind(address).await {
-            Ok(listener) => listener,
-            Err(error) => {
-                tracing::error!(%address, %error, "the debug pages cannot be served");
-                if until(&mut enabled, false, &stop).await.is_none() {
-                    return;
-                }
-                continue;
-            }
-        };
-        tracing::info!(%address, "serving debug pages");
-        let settings = Settings {
-            name: "debug",
-            limits: Limits::admin(),
-            metrics: metrics.clone(),
-            drain: drain.clone(),
-        };
-        let off = async {
-            until(&mut enabled, false, &stop).await;
-            drain.cancel();
-        };
-        let serve: std::pin::Pin<Box<dyn Future<Output = ()> + Send>> =
-            Box::pin(serve_plain(listener, settings, pages.clone()));
-        tokio::join!(off, serve);
-    }
+    let mut backoff = Backoff::new(Duration::from_secs(5), Duration::from_secs(300));
+    let listener = loop {
+        match TcpListener::bind(address).await {
+            Ok(listener) => break listener,
+            Err(error) => tracing::error!(%address, %error, "the pages on loopback cannot be served"),
+        }
+        tokio::select! {
+            () = tokio::time::sleep(backoff.next_wait()) => {}
+            () = stop.cancelled() => return,
+        }
+    };
+    let settings = Settings {
+        name: "debug",
+        limits: Limits::admin(),
+        metrics,
+        drain: stop,
+    };
+    serve_plain(listener, settings, pages.merge(gated(debug, enabled))).await;
 }
 
-/// Waits until the switch stands at `wanted`; `None` when it is time to stop.
-async fn until(switch: &mut watch::Receiver<bool>, wanted: bool, stop: &CancellationToken) -> Option<()> {
-    tokio::select! {
-        found = switch.wait_for(|now| *now == wanted) => found.is_ok().then_some(()),
-        () = stop.cancelled() => None,
-    }
+/// `pages` while `enabled` says so; a refusal that says how to switch them on while not.
+fn gated(pages: Router, enabled: watch::Receiver<bool>) -> Router {
+    pages.layer(middleware::from_fn(move |request: Request, next: Next| {
+        let on = *enabled.borrow();
+        async move {
+            if on {
+                return next.run(request).await;
+            }
+            let refusal = "the debug pages are off: set spec.observability.enableDebugServer of the MeshConfig to true\n";
+            (StatusCode::NOT_FOUND, refusal).into_response()
+        }
+    }))
 }
 
 #[cfg(test)]
@@ -179,7 +180,6 @@ mod tests {
     use std::{
         io::{Read, Write},
         net::TcpStream,
-        time::Duration,
     };
 
     use super::*;
@@ -195,6 +195,32 @@ mod tests {
         stream.read_to_string(&mut text).unwrap();
         let (head, body) = text.split_once("\r\n\r\n").unwrap();
         (head.split(' ').nth(1).unwrap().parse().unwrap(), body.to_owned())
+    }
+
+    #[tokio::test]
+    async fn debug_pages_are_refused_while_they_are_off() {
+        let (switch, enabled) = watch::channel(false);
+        let debug = Router::new().route("/debug", get(async || "inside"));
+        let open = Router::new().route("/proxies", get(async || "open"));
+        let pages = open.merge(gated(debug, enabled));
+        let ask = async |path: &str| {
+            let request = Request::get(path).body(axum::body::Body::empty()).unwrap();
+            let answer = tower::ServiceExt::oneshot(pages.clone(), request).await.unwrap();
+            let status = answer.status();
+            let body = axum::body::to_bytes(answer.into_body(), 1_000).await.unwrap();
+            (status.as_u16(), String::from_utf8_lossy(&body).into_owned())
+        };
+        let (status, body) = ask("/debug").await;
+        assert!(status == 404 && body.contains("enableDebugServer"), "{body}");
+        assert_eq!(ask("/proxies").await, (200, "open".to_owned()));
+        switch.send_replace(true);
+        assert_eq!(ask("/debug").await, (200, "inside".to_owned()));
+        switch.send_replace(false);
+        assert_eq!(
+            ask("/debug").await.0,
+            404,
+            "the switch is looked at for each request"
+        );
     }
 
     /// Without a runtime of its own, as when every thread of the mesh is busy.

@@ -1,7 +1,7 @@
 //! The shell that every binary of the control plane shares: the edges of the process, and nothing of the mesh's rules.
 //!
 //! Each module is one edge: [`client`] and [`watch`] towards Kubernetes, [`tls`] and [`serve`] towards peers,
-//! [`admin`], [`health`], [`metrics`] and [`log`] towards operators, [`issuer`] and [`renewal`] for certificates,
+//! [`admin`], [`health`], [`status`], [`metrics`] and [`log`] towards operators, [`issuer`] and [`renewal`] for certificates,
 //! [`webhook`] for admission, [`lease`] and [`event`] for what only one replica should write or say, [`shutdown`] for
 //! leaving gently.
 //!
@@ -22,6 +22,7 @@ pub mod metrics;
 pub mod renewal;
 pub mod serve;
 pub mod shutdown;
+pub mod status;
 pub mod tls;
 pub mod watch;
 pub mod webhook;

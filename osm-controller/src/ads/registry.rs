@@ -14,7 +14,7 @@ use std::{
 };
 
 use jiff::Timestamp;
-use osm_core::{identity::ProxyIdentity, xds::KindStatus};
+use osm_core::{identity::ProxyIdentity, resource::ResourceType, xds::KindStatus};
 use parking_lot::Mutex;
 use tokio::{
     sync::{mpsc, oneshot},
@@ -35,6 +35,27 @@ const REMEMBER: Duration = Duration::from_secs(30);
 pub struct StreamStatus {
     /// Each kind that was opened.
     pub kinds: Vec<KindStatus>,
+    /// Of each kind, how long the response in flight has been waiting for its answer.
+    pub(super) waiting: [Option<Duration>; ResourceType::ALL.len()],
+    /// Of each kind, what the proxy said when it last rejected something.
+    pub(super) reasons: [Option<Arc<str>>; ResourceType::ALL.len()],
+}
+
+impl StreamStatus {
+    /// How long the response of this kind that is in flight has been waiting for its answer.
+    pub fn waiting(&self, kind: ResourceType) -> Option<Duration> {
+        self.waiting[kind as usize]
+    }
+
+    /// What the proxy said about what it rejects of this kind; nothing when it rejects nothing now.
+    pub fn reason(&self, kind: ResourceType) -> Option<&str> {
+        let rejects = |status: &KindStatus| status.kind == kind && !status.rejected.is_empty();
+        self.kinds
+            .iter()
+            .any(rejects)
+            .then_some(self.reasons[kind as usize].as_deref())
+            .flatten()
+    }
 }
 
 /// One connected proxy.

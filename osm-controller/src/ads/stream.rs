@@ -130,6 +130,8 @@ pub(super) struct Session<M: Machine> {
     bucket: Bucket,
     /// When each kind's response in flight was sent, and its share of the memory for large ones.
     sent: [Option<(Instant, Share)>; ResourceType::ALL.len()],
+    /// What the proxy said when it last rejected something of a kind.
+    reasons: [Option<Arc<str>>; ResourceType::ALL.len()],
     /// When the proxy's pod was found to be gone.
     orphaned: Option<Instant>,
     reconnected: bool,
@@ -155,6 +157,7 @@ impl<M: Machine> Session<M> {
             woken: watch::channel(()).1,
             bucket: Bucket::new(burst, rate),
             sent: Default::default(),
+            reasons: Default::default(),
             orphaned: None,
             reconnected: false,
             shared,
@@ -215,6 +218,8 @@ impl<M: Machine> Session<M> {
                 place,
                 peer,
                 machine,
+                sent,
+                reasons,
                 ..
             } = self;
             let request = async {
@@ -233,7 +238,8 @@ impl<M: Machine> Session<M> {
                     tokio::time::sleep(Duration::from_millis(250)).await;
                 },
                 Some(reply) = place.inspect.recv() => {
-                    let _ = reply.send(StreamStatus { kinds: machine.status() });
+                    let waiting = std::array::from_fn(|kind| sent[kind].as_ref().map(|(sent, _)| sent.elapsed()));
+                    let _ = reply.send(StreamStatus { kinds: machine.status(), waiting, reasons: reasons.clone() });
                 }
                 () = sleep_until(tick) => {
                     let now = Instant::now();
@@ -328,6 +334,7 @@ impl<M: Machine> Session<M> {
             Outcome::Rejected(rejection) => {
                 metrics.requested(Some(rejection.kind));
                 answered(rejection.kind, false);
+                self.reasons[rejection.kind as usize] = Some(rejection.message.as_str().into());
                 self.shared.reporter.rejected(self.machine.proxy(), &rejection);
             }
         }

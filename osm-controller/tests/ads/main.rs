@@ -7,4 +7,5 @@ mod envoy;
 mod refusals;
 mod server;
 mod shop;
+mod status;
 mod streams;

@@ -22,7 +22,7 @@ pub const ADS: u16 = 15128;
 pub const INJECTOR_WEBHOOK: u16 = 9090;
 /// Health, metrics and version of every control plane component (HTTP).
 pub const ADMIN: u16 = 9091;
-/// Debug pages (HTTP, loopback only, off unless MeshConfig switches them on).
+/// Pages for `osm` that name workloads, and debug pages while MeshConfig switches them on (HTTP, loopback only).
 pub const DEBUG: u16 = 9092;
 /// The controller's validating webhook (HTTPS).
 pub const VALIDATOR_WEBHOOK: u16 = 9093;

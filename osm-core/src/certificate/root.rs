@@ -6,6 +6,7 @@
 use std::sync::Arc;
 
 use jiff::Timestamp;
+use sha2::{Digest, Sha256};
 
 use super::{Certificate, ParseError, Validity, chain_from_pem, parse::MAX_PEM};
 
@@ -125,6 +126,12 @@ impl Root {
     /// Its DER bytes.
     pub fn der(&self) -> &[u8] {
         &self.der
+    }
+
+    /// SHA-256 of its DER bytes in hexadecimal, as `openssl x509 -fingerprint -sha256` shows it without the colons.
+    pub fn fingerprint(&self) -> String {
+        let hash = Sha256::digest(&self.der);
+        hash.iter().map(|byte| format!("{byte:02x}")).collect()
     }
 
     /// Its PEM text, always encoded the same way.

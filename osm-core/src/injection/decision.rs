@@ -21,6 +21,15 @@ pub struct NamespaceView<'a> {
     pub annotations: &'a BTreeMap<String, String>,
 }
 
+/// Which mesh is asked about.
+#[derive(Debug, Clone, Copy)]
+pub struct Home<'a> {
+    /// The mesh's name: the value of the namespace label.
+    pub mesh_name: &'a str,
+    /// The namespace of the control plane.
+    pub control_plane_namespace: &'a str,
+}
+
 /// The decision.
 #[derive(Debug, Clone, Copy)]
 pub enum Decision<'a> {
@@ -79,20 +88,30 @@ pub fn decide<'a>(
     namespace: Option<NamespaceView<'a>>,
     settings: &Settings,
 ) -> Result<Decision<'a>, Denial> {
+    let home = Home {
+        mesh_name: &settings.mesh_name,
+        control_plane_namespace: &settings.control_plane_namespace,
+    };
+    decide_for(pod, namespace_name, namespace, home)
+}
+
+/// As [`decide`], of a mesh whose other settings do not matter.
+pub(super) fn decide_for<'a>(
+    pod: &Pod,
+    namespace_name: &str,
+    namespace: Option<NamespaceView<'a>>,
+    home: Home<'_>,
+) -> Result<Decision<'a>, Denial> {
     let spec = pod.spec.as_ref();
     if spec.is_some_and(|spec| spec.host_network == Some(true)) {
         return Ok(Decision::Skip(SkipReason::HostNetwork));
     }
-    let system = [
-        "kube-system",
-        "kube-public",
-        settings.control_plane_namespace.as_str(),
-    ];
+    let system = ["kube-system", "kube-public", home.control_plane_namespace];
     if system.contains(&namespace_name) {
         return Ok(Decision::Skip(SkipReason::SystemNamespace));
     }
     let namespace = namespace.ok_or_else(|| Denial::NamespaceUnknown(shorten(namespace_name)))?;
-    if namespace.labels.get(labels::MONITORED_BY) != Some(&settings.mesh_name) {
+    if namespace.labels.get(labels::MONITORED_BY).map(String::as_str) != Some(home.mesh_name) {
         return Ok(Decision::Skip(SkipReason::NotMonitored));
     }
     if namespace.labels.contains_key(labels::IGNORE) {

@@ -5,6 +5,7 @@
 //! admission request and the settings alone, so that a repeated or concurrent delivery gives identical bytes; a pod
 //! comes out with exactly one sidecar, whatever it came in with; every refusal says what is wrong and what to do.
 
+mod bystander;
 mod container;
 mod decision;
 mod denial;
@@ -20,7 +21,8 @@ use k8s_openapi::api::core::v1::Pod;
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-pub use decision::{Decision, NamespaceView, SkipReason, decide};
+pub use bystander::Bystander;
+pub use decision::{Decision, Home, NamespaceView, SkipReason, decide};
 pub use denial::Denial;
 pub use secret::{BootstrapSecret, ForeignSecret, bootstrap_account, trust_bundle_tag};
 pub use upkeep::{Action, PodView, SecretView, Upkeep, UpkeepRules};

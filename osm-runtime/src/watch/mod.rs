@@ -16,18 +16,19 @@ mod source;
 #[cfg(test)]
 mod tests;
 
-use std::{fmt, marker::PhantomData, time::Duration};
+use std::{collections::BTreeMap, fmt, marker::PhantomData, sync::Arc, time::Duration};
 
 use kube::{
     Client, Resource,
     core::{NamespaceResourceScope, PartialObjectMeta},
 };
+use parking_lot::Mutex;
 use prometheus_client::{
     encoding::EncodeLabelSet,
     metrics::{counter::Counter, family::Family, gauge::Gauge},
 };
 use serde::de::DeserializeOwned;
-use tokio::sync::mpsc;
+use tokio::{sync::mpsc, time::Instant};
 use tokio_util::sync::CancellationToken;
 
 use run::Run;
@@ -120,6 +121,20 @@ pub struct WatchMetrics {
     events: Family<Happened, Counter>,
     restarts: Family<Happened, Counter>,
     proof_of_life: Family<Kind, Gauge>,
+    /// When each watch that runs last heard from the API server, by the monotonic clock.
+    heard: Arc<Mutex<BTreeMap<&'static str, Option<Instant>>>>,
+}
+
+/// A watch that is running, until dropped.
+struct Running {
+    kind: &'static str,
+    metrics: WatchMetrics,
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.metrics.heard.lock().remove(self.kind);
+    }
 }
 
 impl WatchMetrics {
@@ -141,6 +156,29 @@ impl WatchMetrics {
             registry.register("osm_watch_proof_of_life_seconds", help, new.proof_of_life.clone());
         });
         new
+    }
+
+    /// For how long each running watch has heard nothing from the API server, by kind: `None` if nothing ever. A
+    /// bookmark comes about every minute, so more than a few minutes mean that the API server cannot be reached.
+    pub fn silences(&self) -> Vec<(&'static str, Option<Duration>)> {
+        let heard = self.heard.lock();
+        let silence = |at: &Option<Instant>| at.map(|at| at.elapsed());
+        heard.iter().map(|(kind, at)| (*kind, silence(at))).collect()
+    }
+
+    fn running(&self, kind: &'static str) -> Running {
+        self.heard.lock().insert(kind, None);
+        Running {
+            kind,
+            metrics: self.clone(),
+        }
+    }
+
+    fn heard(&self, kind: &'static str) {
+        self.proof_of_life
+            .get_or_create(&Kind { kind })
+            .set(jiff::Timestamp::now().as_second());
+        self.heard.lock().insert(kind, Some(Instant::now()));
     }
 }
 
@@ -251,6 +289,7 @@ where
         T: Send,
         E: Send,
     {
+        let _running = metrics.running(self.kind);
         let mut run = Run {
             watch: self,
             convert,

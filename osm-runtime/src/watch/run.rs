@@ -3,7 +3,6 @@
 use std::time::Duration;
 
 use futures::StreamExt;
-use jiff::Timestamp;
 use kube::{
     Resource,
     api::{ListParams, WatchParams},
@@ -319,13 +318,7 @@ where
     }
 
     fn alive(&self) {
-        let kind = Kind {
-            kind: self.watch.kind,
-        };
-        self.metrics
-            .proof_of_life
-            .get_or_create(&kind)
-            .set(Timestamp::now().as_second());
+        self.metrics.heard(self.watch.kind);
     }
 
     /// Something that changes whenever the server gave a sign of life.
