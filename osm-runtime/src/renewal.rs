@@ -136,3 +136,7 @@ pub async fn guard_root(
         }
     }
 }
+
+#[cfg(test)]
+#[path = "renewal_tests.rs"]
+mod tests;
