@@ -24,7 +24,7 @@ const OLDEST_MINOR: u32 = 27;
 #[derive(Clone)]
 pub(crate) struct Cluster {
     pub(crate) client: Client,
-    minor: Option<u32>,
+    pub(crate) minor: Option<u32>,
 }
 
 /// A mesh in the cluster.
@@ -127,20 +127,37 @@ impl Cluster {
             .ok_or_else(|| anyhow!("No {component} pod in namespace [{namespace}] is ready"))
     }
 
+    /// All pods of a component of the control plane that are not about to go, by name.
+    pub(crate) async fn component_pods(&self, namespace: &str, component: &str) -> Result<Vec<String>> {
+        let pods = Api::<Pod>::namespaced(self.client.clone(), namespace)
+            .list_metadata(&ListParams::default().labels(&format!("{}={component}", labels::APP)))
+            .await
+            .with_context(|| format!("Could not list the {component} pods in namespace [{namespace}]"))?;
+        let there = pods
+            .items
+            .iter()
+            .filter(|pod| pod.metadata.deletion_timestamp.is_none());
+        let mut names: Vec<String> = there.map(ResourceExt::name_any).collect();
+        names.sort();
+        Ok(names)
+    }
+
     /// How many nodes take new pods.
     pub(crate) async fn schedulable_nodes(&self) -> Result<usize> {
         let nodes = Api::<Node>::all(self.client.clone())
             .list(&ListParams::default())
             .await
             .context("Could not list the nodes of the cluster")?;
-        let takes_pods = |node: &&Node| {
-            let spec = node.spec.as_ref();
-            let taints = spec.and_then(|spec| spec.taints.as_ref()).into_iter().flatten();
-            spec.and_then(|spec| spec.unschedulable) != Some(true)
-                && taints.into_iter().all(|taint| taint.effect == "PreferNoSchedule")
-        };
-        Ok(nodes.iter().filter(takes_pods).count())
+        Ok(nodes.iter().filter(|node| takes_pods(node)).count())
     }
+}
+
+/// Whether a node takes new pods that tolerate nothing.
+pub(crate) fn takes_pods(node: &Node) -> bool {
+    let spec = node.spec.as_ref();
+    let taints = spec.and_then(|spec| spec.taints.as_ref()).into_iter().flatten();
+    spec.and_then(|spec| spec.unschedulable) != Some(true)
+        && taints.into_iter().all(|taint| taint.effect == "PreferNoSchedule")
 }
 
 /// Whether a pod is ready.

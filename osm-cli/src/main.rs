@@ -6,6 +6,7 @@
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
 mod chart;
+mod check;
 mod cluster;
 mod commands;
 mod config;
@@ -25,7 +26,9 @@ use anyhow::Result;
 use clap::{Args, CommandFactory, Parser, Subcommand};
 use osm_core::api::names;
 
-use crate::commands::{completion, env, install, mesh, metrics, namespace, proxy, uninstall, version};
+use crate::commands::{
+    check as check_command, completion, env, install, mesh, metrics, namespace, proxy, uninstall, version,
+};
 use crate::config::Config;
 
 /// Flags of every command.
@@ -85,7 +88,9 @@ enum Command {
     /// Has Prometheus scrape the pods of namespaces, or not
     #[command(subcommand)]
     Metrics(metrics::MetricsCommand),
-    /// Asks a pod's sidecar
+    /// Judges a running mesh: what is wrong, why, and what to do
+    Check(check_command::CheckCommand),
+    /// Asks a pod's sidecar, and how the sidecars stand
     #[command(subcommand)]
     Proxy(proxy::ProxyCommand),
     /// Shows the versions of this program and of the meshes
@@ -143,6 +148,7 @@ async fn run(cli: Cli) -> Result<()> {
         Command::Mesh(MeshCommand::Uninstall(command)) => command.run(&global).await,
         Command::Namespace(command) => command.run(&global).await,
         Command::Metrics(command) => command.run(&global).await,
+        Command::Check(command) => command.run(&global).await,
         Command::Proxy(command) => command.run(&global).await,
         Command::Version(command) => command.run(&global).await,
         Command::Env => env::run(&global),

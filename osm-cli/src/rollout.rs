@@ -11,7 +11,7 @@ use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::{ContainerState, Event, Pod};
 use kube::ResourceExt;
 use kube::api::{Api, ListParams, LogParams};
-use osm_core::api::{labels, names};
+use osm_core::api::{MeshConfig, labels, names};
 use tokio::time::{Instant, sleep};
 
 use crate::cluster::{Cluster, chain, is_ready};
@@ -34,7 +34,7 @@ pub(crate) struct Rollout<'a> {
 }
 
 impl Rollout<'_> {
-    /// Waits until every component is rolled out and the webhooks can be called.
+    /// Waits until every component is rolled out, the webhooks can be called and the settings can be changed.
     pub(crate) async fn wait(&self, timeout: Duration) -> Result<()> {
         let mut step = Step::begin("Waiting for the control plane");
         let deadline = Instant::now() + timeout;
@@ -100,8 +100,20 @@ impl Rollout<'_> {
                 format!("webhooks {}", if done { "ready" } else { "without CA bundle" }),
                 done,
             ));
+            let done = self.is_configured().await?;
+            states.push((
+                format!("MeshConfig {}", if done { "there" } else { "not there yet" }),
+                done,
+            ));
         }
         Ok(states)
+    }
+
+    /// Whether the controllers have made the MeshConfig: scripts change it as soon as the mesh is installed.
+    async fn is_configured(&self) -> Result<bool> {
+        let configs = Api::<MeshConfig>::namespaced(self.cluster.client.clone(), self.namespace);
+        let found = configs.get_metadata_opt(names::MESH_CONFIG).await;
+        Ok(found.context("Could not read the MeshConfig")?.is_some())
     }
 
     /// Whether the components have written their CA bundles into the webhook configurations.

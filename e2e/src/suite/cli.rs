@@ -1,10 +1,14 @@
 //! `osm`, as its users know it.
 
-use anyhow::{Result, ensure};
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, ensure};
 use serde_json::Value;
 
+use crate::harness::kubernetes::field;
 use crate::harness::mesh::{NAME, NAMESPACE};
-use crate::harness::{Case, Workload};
+use crate::harness::wait::SETTLED;
+use crate::harness::{Case, Workload, eventually};
 
 /// `osm namespace add, list, ignore, remove`.
 pub(super) async fn namespaces(case: &Case) -> Result<()> {
@@ -103,4 +107,133 @@ pub(super) async fn mesh_list_version_and_proxy(case: &Case) -> Result<()> {
         .await?;
     ensure!(missing.status != Some(0), "{missing:?}");
     Ok(())
+}
+
+/// `osm check --ha` and `osm proxy status` on the mesh the tests run on: what is good is found good, what is wrong is named.
+pub(super) async fn check_ha(case: &Case) -> Result<()> {
+    let mesh = &case.mesh;
+    let namespace = case.namespace("all").await?;
+    case.run(&[(&namespace, Workload::client("pod"))]).await?;
+
+    let check = async |arguments: &[&str]| -> Result<Value> {
+        let outcome = mesh.osm(&[&["check", "-o", "json"], arguments].concat()).await?;
+        serde_json::from_str(&outcome.stdout).with_context(|| format!("{outcome:?}"))
+    };
+    let verdict = |report: &Value, code: &str| -> Result<String> {
+        let findings = report["findings"].as_array().context("no findings")?;
+        let finding = findings.iter().find(|finding| finding["code"] == code);
+        let finding = finding.with_context(|| format!("no {code} in {report}"))?;
+        Ok(format!(
+            "{}: {}",
+            field(finding, "/verdict")?,
+            finding["why"].as_str().unwrap_or_default()
+        ))
+    };
+    // Sidecars of other tests come and go; what is judged here does not depend on them.
+    let good = [
+        "osm-k8s-version",
+        "osm-k8s-clocks",
+        "osm-cp-rollout",
+        "osm-cp-config",
+        "osm-cp-answers",
+        "osm-cp-ready",
+        "osm-cp-version",
+        "osm-cp-root",
+        "osm-cp-root-life",
+        "osm-cp-certificates",
+        "osm-cp-caches",
+        "osm-cp-clocks",
+        "osm-cp-leaders",
+        "osm-cp-webhook-bundle",
+        "osm-cp-webhook-scope",
+        "osm-outage-budget",
+        "osm-outage-reconnect",
+        "osm-ha-replicas",
+        "osm-ha-failure-policy",
+    ];
+    eventually("a mesh that is found good", SETTLED, async || {
+        let report = check(&["--ha", "--proxy"]).await?;
+        for code in good {
+            let verdict = verdict(&report, code)?;
+            ensure!(verdict.starts_with("ok"), "{code} is {verdict}");
+        }
+        ensure!(
+            report["outageBudgetSeconds"] == 43_200,
+            "half of 24 hours: {report}"
+        );
+        Ok(())
+    })
+    .await?;
+    let text = mesh.osm(&["check"]).await?.stdout;
+    ensure!(
+        text.contains("√ one root on all replicas") && text.contains("Status check results are"),
+        "{text}"
+    );
+
+    // A row for the sidecar, in step.
+    eventually("a sidecar that is in step", SETTLED, async || {
+        let shown = mesh
+            .osm_ok(&["proxy", "status", "pod", "-n", &namespace, "-o", "json"])
+            .await?;
+        let shown: Value = serde_json::from_str(&shown)?;
+        let row = &shown["proxies"][0];
+        ensure!(
+            row["controller"]
+                .as_str()
+                .is_some_and(|controller| controller.starts_with("osm-controller-")),
+            "{shown}"
+        );
+        for kind in ["CDS", "LDS", "SDS"] {
+            ensure!(row["kinds"][kind]["state"] == "synced", "{kind} in {shown}");
+        }
+        ensure!(
+            row["certificateLeftSeconds"]
+                .as_i64()
+                .is_some_and(|left| left > 40_000),
+            "{shown}"
+        );
+        Ok(())
+    })
+    .await?;
+    let table = mesh.osm_ok(&["proxy", "status", "-n", &namespace]).await?;
+    ensure!(table.contains("CERT LEFT") && table.contains("synced"), "{table}");
+    let missing = mesh
+        .osm(&["proxy", "status", "no-such-pod", "-n", &namespace])
+        .await?;
+    ensure!(
+        missing.status == Some(1) && missing.stderr.contains("There is no running pod"),
+        "{missing:?}"
+    );
+
+    // A pod that was there before its namespace joined is found, told by an event, and named with what to do.
+    let late = case.plain_namespace("late").await?;
+    case.start(&late, &Workload::client("bystander")).await?;
+    mesh.osm_ok(&["namespace", "add", &late]).await?;
+    eventually(
+        "the pod without a sidecar in the findings",
+        Duration::from_secs(60),
+        async || {
+            let report = check(&[]).await?;
+            let verdict = verdict(&report, "osm-dp-sidecars")?;
+            ensure!(
+                verdict.starts_with("warning") && verdict.contains(&format!("{late}/bystander")),
+                "{verdict}"
+            );
+            Ok(())
+        },
+    )
+    .await?;
+    eventually(
+        "the event on the pod without a sidecar",
+        Duration::from_secs(120),
+        async || {
+            let events = mesh.kubernetes.list("v1/Event", Some(&late), "").await?;
+            let missing = events.iter().any(|event| {
+                event["reason"] == "SidecarMissing" && event["involvedObject"]["name"] == "bystander"
+            });
+            ensure!(missing, "{} events, none of them SidecarMissing", events.len());
+            Ok(())
+        },
+    )
+    .await
 }

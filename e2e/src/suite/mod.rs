@@ -69,6 +69,7 @@ pub const TESTS: &[Test] = tests! {
     control_plane::health_and_version;
     cli::namespaces;
     cli::mesh_list_version_and_proxy;
+    cli::check_ha;
     install::refusals_change_nothing;
     settings::permissive_switch_loses_nothing, alone;
     settings::egress, alone;

@@ -7,6 +7,7 @@ use clap::Args;
 use k8s_openapi::api::core::v1::Namespace;
 use kube::api::{Api, DeleteParams};
 
+use crate::check::{budget_line, outage_budget};
 use crate::cluster::{Cluster, Mesh};
 use crate::commands::namespace::SYSTEM;
 use crate::commands::plan::{ChartArgs, Plan};
@@ -76,6 +77,9 @@ impl Install {
             "OSM installed successfully in namespace [{namespace}] with mesh name [{}]",
             plan.mesh
         );
+        if let Some(budget) = outage_budget(&cluster, namespace).await {
+            println!("{}", budget_line(&budget));
+        }
         Ok(())
     }
 }

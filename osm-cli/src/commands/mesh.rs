@@ -1,5 +1,7 @@
 //! `osm mesh list` and `osm mesh upgrade`.
 
+use std::time::Duration;
+
 use anyhow::{Result, bail};
 use clap::Args;
 use kube::ResourceExt;
@@ -11,7 +13,7 @@ use crate::commands::plan::{ChartArgs, Plan};
 use crate::helm::Helm;
 use crate::output::{self, Format, table};
 use crate::progress::Step;
-use crate::{Global, crds, forward, mesh_name};
+use crate::{Global, check, crds, forward, mesh_name};
 
 /// Lists the meshes.
 #[derive(Debug, Args)]
@@ -32,6 +34,9 @@ struct Row {
     mesh: Mesh,
     added_namespaces: Vec<String>,
     smi_supported: Vec<String>,
+    /// How long its pods go on without a control plane, at least.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    outage_budget_seconds: Option<u64>,
 }
 
 impl List {
@@ -52,10 +57,12 @@ impl List {
                 .map(ResourceExt::name_any)
                 .collect();
             let smi_supported = smi(&cluster, &mesh).await.unwrap_or_default();
+            let budget = check::outage_budget(&cluster, &mesh.namespace).await;
             rows.push(Row {
                 mesh,
                 added_namespaces,
                 smi_supported,
+                outage_budget_seconds: budget.map(|budget| budget.as_secs()),
             });
         }
         if self.output == Format::Json {
@@ -66,6 +73,12 @@ impl List {
             return Ok(());
         }
         print!("{}", tables(&rows));
+        for row in &rows {
+            if let Some(seconds) = row.outage_budget_seconds {
+                let line = check::budget_line(&Duration::from_secs(seconds));
+                println!("\nMesh [{}]: {line}", row.mesh.name);
+            }
+        }
         println!(
             "\nTo list the OSM controller pods for a mesh, please run the following command passing in the mesh's \
              namespace\n\tkubectl get pods -n <osm-mesh-namespace> -l app=osm-controller"

@@ -1,5 +1,6 @@
 //! The commands, one file each.
 
+pub(crate) mod check;
 pub(crate) mod completion;
 pub(crate) mod env;
 pub(crate) mod install;
@@ -8,5 +9,6 @@ pub(crate) mod metrics;
 pub(crate) mod namespace;
 pub(crate) mod plan;
 pub(crate) mod proxy;
+pub(crate) mod proxy_status;
 pub(crate) mod uninstall;
 pub(crate) mod version;

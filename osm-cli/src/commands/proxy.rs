@@ -1,4 +1,4 @@
-//! `osm proxy`: the admin endpoint of a pod's sidecar.
+//! `osm proxy`: the admin endpoint of a pod's sidecar, and how the sidecars stand.
 
 use std::fs;
 use std::path::PathBuf;
@@ -12,6 +12,7 @@ use kube::api::Api;
 use osm_core::api::{labels, ports};
 
 use crate::cluster::Cluster;
+use crate::commands::proxy_status::Status;
 use crate::{Global, forward, namespace_name, output};
 
 #[derive(Debug, Subcommand)]
@@ -20,6 +21,8 @@ pub(crate) enum ProxyCommand {
     Get(Query),
     /// Sets something in the sidecar, such as logging?level=debug
     Set(Query),
+    /// Shows how each sidecar stands with the controllers: connected where and since when, in step, certificate
+    Status(Status),
 }
 
 #[derive(Debug, Args)]
@@ -44,6 +47,7 @@ impl ProxyCommand {
         let (method, query) = match self {
             ProxyCommand::Get(query) => (Method::GET, query),
             ProxyCommand::Set(query) => (Method::POST, query),
+            ProxyCommand::Status(status) => return status.run(global).await,
         };
         let cluster = Cluster::connect(global).await?;
         let Query {

@@ -101,6 +101,32 @@ fn metrics(hpa: &Value) -> Vec<(String, i64)> {
 }
 
 #[test]
+fn connections_are_given_an_age_in_both_spellings() {
+    let argument = |set: &[&str]| {
+        let rendered = render(set);
+        let arguments =
+            rendered.get("Deployment", "osm-controller")["spec"]["template"]["spec"]["containers"][0]["args"]
+                .clone();
+        let arguments = arguments.as_array().cloned().unwrap_or_default().into_iter();
+        let mut arguments = arguments.filter_map(|argument| argument.as_str().map(str::to_owned));
+        arguments.find(|argument| argument.starts_with("--max-connection-age"))
+    };
+    assert_eq!(
+        argument(&[]).as_deref(),
+        Some("--max-connection-age=0s"),
+        "off unless asked for"
+    );
+    for spelling in ["OpenServiceMesh", "osm"] {
+        let set = format!("{spelling}.osmController.maxConnectionAge=90m");
+        assert_eq!(
+            argument(&[&set]).as_deref(),
+            Some("--max-connection-age=90m"),
+            "{set}"
+        );
+    }
+}
+
+#[test]
 fn every_spelling_of_a_target_is_the_same() {
     for (key, name) in COMPONENTS {
         let on = format!("osm.{key}.autoScale.enable=true");

@@ -79,6 +79,14 @@ fn values_are_refused_before_the_cluster_is_asked() {
             "more than maxReplicas, which is 5",
         ),
         (
+            "OpenServiceMesh.osmController.maxConnectionAge=soon",
+            "OpenServiceMesh.osmController.maxConnectionAge",
+        ),
+        (
+            "osm.osmController.maxConnectionAge=-5m",
+            "osm.osmController.maxConnectionAge",
+        ),
+        (
             "OpenServiceMesh.osmController.replicaCount=0",
             "must be at least 1",
         ),
@@ -93,6 +101,20 @@ fn values_are_refused_before_the_cluster_is_asked() {
     ] {
         place.refuses(&["install", "--set", set], why);
         place.refuses(&["mesh", "upgrade", &format!("--set={set}")], why);
+    }
+}
+
+#[test]
+fn a_cluster_that_is_not_there_is_no_good_finding() {
+    let place = Place::new("v3.14.0");
+    for args in [
+        &["check"][..],
+        &["check", "--ha", "--proxy", "-o", "json"],
+        &["check", "-o", "short", "--wait=1s"],
+        &["proxy", "status"],
+        &["proxy", "status", "pod", "-n", "shop", "-o", "wide"],
+    ] {
+        place.refuses(args, "Could not access Kubernetes cluster");
     }
 }
 
