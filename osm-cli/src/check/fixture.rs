@@ -50,7 +50,7 @@ fn replica(component: &str, number: usize) -> Replica {
 }
 
 fn component(name: &'static str, key: &'static str) -> Component {
-    let instance = |number| Instance {
+    let instance = |number: usize| Instance {
         pod: format!("{name}-{number}"),
         node: Some(["a", "b", "c"][number].to_owned()),
         ready: true,

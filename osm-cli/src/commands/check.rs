@@ -71,7 +71,7 @@ impl CheckCommand {
         let deadline = Instant::now() + self.wait.unwrap_or_default();
         let mut step = Step::begin("Asking the cluster and the replicas");
         let (facts, findings) = loop {
-            let facts = check::gather(&cluster, &mesh, scope).await;
+            let facts = Box::pin(check::gather(&cluster, &mesh, scope)).await;
             let findings = check::judge(&facts, scope);
             if failures(&findings) == 0 || Instant::now() >= deadline {
                 break (facts, findings);

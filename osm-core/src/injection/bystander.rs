@@ -6,19 +6,16 @@
 //!
 //! [`decide`]: super::decide
 
-use k8s_openapi::{
-    api::core::v1::{Pod, PodSpec},
-    apimachinery::pkg::apis::meta::v1::ObjectMeta,
-};
+use k8s_openapi::api::core::v1::Pod;
 
-use super::decision::{Decision, Home, NamespaceView, decide_for};
-use crate::api::{annotations, labels};
+use super::decision::{Candidate, Decision, Home, NamespaceView, decide_for};
+use crate::api::labels;
 
 /// On pods that a node made from a file: no webhook can change those.
 const MIRROR: &str = "kubernetes.io/config.mirror";
 
 /// A pod without a sidecar, as far as the decision depends on it.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Bystander {
     /// Its namespace.
     pub namespace: String,
@@ -26,44 +23,36 @@ pub struct Bystander {
     pub name: String,
     /// Its uid.
     pub uid: String,
-    /// The parts of it that [`decide`](super::decide) reads.
-    pod: Pod,
+    host_network: bool,
+    windows: bool,
+    injection: Option<String>,
 }
 
 impl Bystander {
     /// What matters of a pod; nothing if it has a sidecar, cannot get one, has ended or is about to.
     pub fn of(pod: &Pod) -> Option<Self> {
         let metadata = &pod.metadata;
-        let annotation = |key: &str| metadata.annotations.as_ref()?.get(key).cloned();
+        let mirror = metadata
+            .annotations
+            .as_ref()
+            .is_some_and(|annotations| annotations.contains_key(MIRROR));
         let injected = metadata
             .labels
             .as_ref()
             .is_some_and(|labels| labels.contains_key(labels::PROXY_UUID));
         let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref());
         let over = metadata.deletion_timestamp.is_some() || matches!(phase, Some("Succeeded" | "Failed"));
-        if injected || over || annotation(MIRROR).is_some() {
+        if injected || over || mirror {
             return None;
         }
-        let spec = pod.spec.as_ref()?;
-        let said = annotation(annotations::SIDECAR_INJECTION)
-            .map(|value| [(annotations::SIDECAR_INJECTION.to_owned(), value)].into());
+        let candidate = Candidate::of(pod);
         Some(Self {
             namespace: metadata.namespace.clone()?,
             name: metadata.name.clone()?,
             uid: metadata.uid.clone().unwrap_or_default(),
-            pod: Pod {
-                metadata: ObjectMeta {
-                    annotations: said,
-                    ..ObjectMeta::default()
-                },
-                spec: Some(PodSpec {
-                    host_network: spec.host_network,
-                    node_selector: spec.node_selector.clone(),
-                    os: spec.os.clone(),
-                    ..PodSpec::default()
-                }),
-                status: None,
-            },
+            host_network: candidate.host_network,
+            windows: candidate.windows,
+            injection: candidate.injection.map(str::to_owned),
         })
     }
 
@@ -72,7 +61,12 @@ impl Bystander {
     pub fn lacks_sidecar(&self, namespace: Option<NamespaceView<'_>>, home: Home<'_>) -> Option<String> {
         let namespace = namespace?;
         let outside = "the mesh neither protects nor controls its traffic";
-        match decide_for(&self.pod, &self.namespace, Some(namespace), home) {
+        let candidate = Candidate {
+            host_network: self.host_network,
+            windows: self.windows,
+            injection: self.injection.as_deref(),
+        };
+        match decide_for(candidate, &self.namespace, Some(namespace), home) {
             Ok(Decision::Skip(_)) => None,
             Ok(Decision::Inject(_)) => Some(format!(
                 "This pod should have a sidecar and has none: it was made before its namespace was in the mesh, or while \

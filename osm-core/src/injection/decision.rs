@@ -92,18 +92,42 @@ pub fn decide<'a>(
         mesh_name: &settings.mesh_name,
         control_plane_namespace: &settings.control_plane_namespace,
     };
-    decide_for(pod, namespace_name, namespace, home)
+    decide_for(Candidate::of(pod), namespace_name, namespace, home)
+}
+
+/// What the decision reads of a pod.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Candidate<'a> {
+    /// Whether it uses the node's network.
+    pub(super) host_network: bool,
+    /// Whether it runs on Windows.
+    pub(super) windows: bool,
+    /// Its annotation, if it has one.
+    pub(super) injection: Option<&'a str>,
+}
+
+impl<'a> Candidate<'a> {
+    pub(super) fn of(pod: &'a Pod) -> Self {
+        let spec = pod.spec.as_ref();
+        let own = pod.metadata.annotations.as_ref();
+        Self {
+            host_network: spec.is_some_and(|spec| spec.host_network == Some(true)),
+            windows: spec.is_some_and(is_windows),
+            injection: own
+                .and_then(|map| map.get(annotations::SIDECAR_INJECTION))
+                .map(String::as_str),
+        }
+    }
 }
 
 /// As [`decide`], of a mesh whose other settings do not matter.
 pub(super) fn decide_for<'a>(
-    pod: &Pod,
+    candidate: Candidate<'_>,
     namespace_name: &str,
     namespace: Option<NamespaceView<'a>>,
     home: Home<'_>,
 ) -> Result<Decision<'a>, Denial> {
-    let spec = pod.spec.as_ref();
-    if spec.is_some_and(|spec| spec.host_network == Some(true)) {
+    if candidate.host_network {
         return Ok(Decision::Skip(SkipReason::HostNetwork));
     }
     let system = ["kube-system", "kube-public", home.control_plane_namespace];
@@ -118,16 +142,16 @@ pub(super) fn decide_for<'a>(
         return Ok(Decision::Skip(SkipReason::Ignored));
     }
 
-    let none = BTreeMap::new();
-    let of_pod = pod.metadata.annotations.as_ref().unwrap_or(&none);
-    let by_pod = switch(of_pod, annotations::SIDECAR_INJECTION, || "the pod".to_owned())?;
+    let by_pod = meaning(candidate.injection, annotations::SIDECAR_INJECTION, || {
+        "the pod".to_owned()
+    })?;
     let by_namespace = switch(namespace.annotations, annotations::SIDECAR_INJECTION, || {
         format!("namespace {}", namespace.name)
     })?;
     if !by_pod.or(by_namespace).unwrap_or(false) {
         return Ok(Decision::Skip(SkipReason::NotEnabled));
     }
-    if spec.is_some_and(is_windows) {
+    if candidate.windows {
         return match by_pod {
             Some(true) => Err(Denial::Windows),
             _ => Ok(Decision::Skip(SkipReason::Windows)),
@@ -150,7 +174,16 @@ fn switch(
     key: &'static str,
     holder: impl Fn() -> String,
 ) -> Result<Option<bool>, Denial> {
-    let Some(value) = annotations.get(key) else {
+    meaning(annotations.get(key).map(String::as_str), key, holder)
+}
+
+/// What the value of such an annotation means.
+fn meaning(
+    value: Option<&str>,
+    key: &'static str,
+    holder: impl Fn() -> String,
+) -> Result<Option<bool>, Denial> {
+    let Some(value) = value else {
         return Ok(None);
     };
     match value.to_ascii_lowercase().as_str() {
