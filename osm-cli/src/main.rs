@@ -27,7 +27,7 @@ use clap::{Args, CommandFactory, Parser, Subcommand};
 use osm_core::api::names;
 
 use crate::commands::{
-    check as check_command, completion, env, install, mesh, metrics, namespace, proxy, uninstall, version,
+    certificate, check as check_command, completion, env, install, mesh, metrics, namespace, proxy, uninstall, version,
 };
 use crate::config::Config;
 
@@ -93,6 +93,12 @@ enum Command {
     /// Asks a pod's sidecar, and how the sidecars stand
     #[command(subcommand)]
     Proxy(proxy::ProxyCommand),
+    /// Shows and rotates the root certificate
+    #[command(subcommand, visible_alias = "mrc")]
+    Certificate(certificate::CertificateCommand),
+    /// Accepted for compatibility: what was experimental once
+    #[command(subcommand, hide = true)]
+    Alpha(AlphaCommand),
     /// Shows the versions of this program and of the meshes
     Version(version::Version),
     /// Shows the settings in force
@@ -105,6 +111,13 @@ enum Command {
 enum UninstallCommand {
     /// Uninstalls a mesh
     Mesh(uninstall::Uninstall),
+}
+
+#[derive(Debug, Subcommand)]
+enum AlphaCommand {
+    /// Shows and rotates the root certificate
+    #[command(subcommand, visible_alias = "mrc")]
+    Certificate(certificate::CertificateCommand),
 }
 
 #[derive(Debug, Subcommand)]
@@ -150,6 +163,9 @@ async fn run(cli: Cli) -> Result<()> {
         Command::Metrics(command) => command.run(&global).await,
         Command::Check(command) => command.run(&global).await,
         Command::Proxy(command) => command.run(&global).await,
+        Command::Certificate(command) | Command::Alpha(AlphaCommand::Certificate(command)) => {
+            command.run(&global).await
+        }
         Command::Version(command) => command.run(&global).await,
         Command::Env => env::run(&global),
         Command::Completion(command) => command.run(Cli::command()),

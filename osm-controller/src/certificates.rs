@@ -35,7 +35,7 @@ use crate::mesh::{Input, Inputs};
 const IDLE: Duration = Duration::from_secs(600);
 /// Longest sleep between looks at the clock: it may jump.
 const LOOK: Duration = Duration::from_secs(60);
-/// Over how long renewals are spread when the roots change.
+/// Over how long renewals are spread when another root signs.
 const SPREAD: Duration = Duration::from_secs(10);
 /// Certificates issued at a time.
 const CONCURRENT: usize = 4;
@@ -224,10 +224,12 @@ impl Certificates {
 
 /// Issues and renews the certificate of one identity until nobody has needed it for a while.
 async fn keep(inner: Arc<Inner>, identity: ServiceIdentity, mut needed: watch::Receiver<usize>) {
-    let mut roots = inner.issuer.watch_roots();
+    let mut signer = inner.issuer.watch_signer();
     let mut control = inner.control.clone();
+    // Held until its successor is with the engine: what signed it is in use until then.
+    let mut held: Option<Leaf> = None;
     loop {
-        roots.mark_unchanged();
+        signer.mark_unchanged();
         let lifetime = control.borrow_and_update().service_certificate_validity;
         let leaf = issue(&inner, &identity, lifetime).await;
         if let Some(slot) = inner.slots.lock().get_mut(&identity) {
@@ -237,10 +239,11 @@ async fn keep(inner: Arc<Inner>, identity: ServiceIdentity, mut needed: watch::R
         if !tell(&inner, &identity, certificate).await {
             return;
         }
+        let leaf = held.insert(leaf);
         let renewal = async {
             tokio::select! {
-                () = due(&leaf) => {}
-                Ok(()) = roots.changed() => sleep(jittered(SPREAD / 2, 1.0)).await,
+                () = due(leaf) => {}
+                Ok(()) = signer.changed() => sleep(jittered(SPREAD / 2, 1.0)).await,
                 () = shortened(&mut control, lifetime) => {}
             }
         };
@@ -340,7 +343,7 @@ async fn unused(needed: &mut watch::Receiver<usize>) {
 
 #[cfg(test)]
 mod tests {
-    use osm_runtime::issuer::{Authority, KeyKind};
+    use osm_runtime::issuer::{Authority, KeyKind, Member};
     use tokio::sync::mpsc;
 
     use super::*;
@@ -366,6 +369,35 @@ mod tests {
             })) => (identity.to_string(), certificate.is_some()),
             other => panic!("{other:?}"),
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn certificates_are_issued_anew_when_another_root_signs() {
+        let member = || {
+            let root = Authority::generate(KeyKind::P256, Timestamp::now()).unwrap();
+            Member::from_authority(Authority::load(&root, Timestamp::now()).unwrap())
+        };
+        let (old, new) = (member(), member());
+        let issuer = Issuer::of(old.clone());
+        let (inputs, mut received) = mpsc::channel(16);
+        let control = watch::channel(ControlSettings::default()).1;
+        let metrics = CertificateMetrics::default();
+        let certificates =
+            Certificates::new(issuer.clone(), TrustDomain::default(), inputs, control, metrics);
+        let _wanted = certificates.want(&ServiceIdentity::new("shop", "buyer"));
+        received.recv().await.unwrap();
+        issuer.arrange(old.clone(), vec![old.clone(), new.clone()]);
+        sleep(SPREAD * 2).await;
+        assert!(received.try_recv().is_err(), "a root more to trust is no reason");
+        assert_eq!((old.leaves(), new.leaves()), (1, 0));
+        issuer.arrange(new.clone(), vec![old.clone(), new.clone()]);
+        received.recv().await.unwrap();
+        sleep(Duration::from_millis(1)).await;
+        assert_eq!(
+            (old.leaves(), new.leaves()),
+            (0, 1),
+            "nothing depends on the old root any more"
+        );
     }
 
     #[tokio::test(start_paused = true)]

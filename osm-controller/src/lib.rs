@@ -18,6 +18,8 @@ pub mod mesh;
 pub mod pages;
 pub mod preset;
 pub mod report;
+pub mod root_object;
 pub mod run;
 pub mod uninjected;
+pub mod usage;
 pub mod validator;

@@ -9,7 +9,10 @@ use k8s_openapi::api::{
 use kube::Client;
 use osm_core::{
     api::{names, ports},
-    certificate::{Profile, SERVER_LIFETIME},
+    certificate::{
+        Profile, SERVER_LIFETIME,
+        rotation::{Home, Objects},
+    },
     mesh::{Event, Options},
 };
 use osm_runtime::{
@@ -24,6 +27,7 @@ use osm_runtime::{
     log::Handle,
     metrics::Metrics,
     renewal,
+    roots::{self, Keeper, Setting},
     serve::{Limits, ServeMetrics, Settings, any_address, serve_mutual_tls, serve_tls},
     shutdown::{Shutdown, Timing},
     status::Status,
@@ -46,8 +50,9 @@ use crate::{
     pages::{Pages, smi_versions},
     preset,
     report::{self, Reporter},
+    root_object,
     uninjected::{Findings, Search},
-    validator,
+    usage, validator,
 };
 
 /// The field manager of the webhook's CA bundle.
@@ -159,6 +164,28 @@ pub async fn run(args: Args, log: Handle) -> Result<()> {
     tokio::spawn(search.keep(leader, shutdown.stop.clone()));
     tokio::spawn(follow_log_level(mesh.clone(), log));
 
+    let configured = args.provider()?;
+    let home = Home {
+        namespace: args.osm_namespace.clone(),
+        trust_domain: args.trust_domain.clone(),
+        configured: configured.source(),
+    };
+    let setting = Setting {
+        home: home.clone(),
+        configured,
+        labels: args.labels(),
+    };
+    let (known, objects) = watch::channel(None);
+    let synced = health.condition("meshrootcertificates");
+    tokio::spawn(roots::follow(
+        client.clone(),
+        home,
+        known,
+        synced,
+        watch_metrics.clone(),
+        shutdown.stop.clone(),
+    ));
+
     // Everything that needs certificates, once there are any.
     let starting = Starting {
         args: args.clone(),
@@ -171,8 +198,11 @@ pub async fn run(args: Args, log: Handle) -> Result<()> {
         reporter,
         status,
         findings,
+        setting,
+        objects,
         serve_metrics,
         watch_metrics,
+        metrics: metrics.clone(),
         ads_metrics: AdsMetrics::register(&metrics),
         certificate_metrics: CertificateMetrics::register(&metrics),
         review_metrics: ReviewMetrics::register(&metrics),
@@ -218,8 +248,11 @@ struct Starting {
     reporter: Reporter,
     status: Status,
     findings: Findings,
+    setting: Setting,
+    objects: watch::Receiver<Option<Objects>>,
     serve_metrics: ServeMetrics,
     watch_metrics: WatchMetrics,
+    metrics: Metrics,
     ads_metrics: AdsMetrics,
     certificate_metrics: CertificateMetrics,
     review_metrics: ReviewMetrics,
@@ -228,9 +261,10 @@ struct Starting {
 impl Starting {
     async fn serve(self, ads_listener: TcpListener, validator_listener: TcpListener) -> Result<()> {
         let (args, shutdown) = (&self.args, &self.shutdown);
-        let Some(issuer) = self.open_issuer().await? else {
+        let Some((issuer, keeper)) = self.open_issuer().await else {
             return Ok(());
         };
+        issuer.register_roots(&self.metrics);
         let (ads_certificate, validator_certificate) = (ServerCertificate::new(), ServerCertificate::new());
         let clients = ClientRoots::new();
         clients.set(&issuer.roots())?;
@@ -314,7 +348,13 @@ impl Starting {
             server("ads", limits),
             ads.clone(),
         ));
-        let pages = validator::pages(args.validate_traffic_target, self.review_metrics.clone());
+        self.follow_objects(keeper, issuer.clone(), &ads);
+        let rules = validator::Rules {
+            targets: args.validate_traffic_target,
+            roots: self.objects.clone(),
+            home: self.setting.home.clone(),
+        };
+        let pages = validator::pages(rules, self.review_metrics.clone());
         let validator_tls = tls::webhook(&validator_certificate)?;
         let settings = server("validator", Limits::webhook());
         shutdown
@@ -357,17 +397,41 @@ impl Starting {
         Ok(())
     }
 
+    /// Keeps the roots in step with the MeshRootCertificates, and reports in their status.
+    fn follow_objects(&self, keeper: Keeper, issuer: Issuer, ads: &Ads) {
+        let reporter = roots::Reporter {
+            component: names::CONTROLLER,
+            replica: self.args.pod_name.clone(),
+            namespace: self.args.osm_namespace.clone(),
+        };
+        let (registry, mesh) = (ads.registry().clone(), self.mesh.clone());
+        let (client, objects, standing) = (self.client.clone(), self.objects.clone(), keeper.standing());
+        let stop = self.shutdown.stop.clone();
+        tokio::spawn(async move {
+            let observe = || usage::observe(registry.clone(), mesh.clone(), issuer.roots());
+            roots::report(client, reporter, objects, standing, observe, stop).await;
+        });
+        tokio::spawn(root_object::ensure(
+            self.client.clone(),
+            self.setting.home.clone(),
+            self.mesh.control(),
+            keeper.standing(),
+            self.shutdown.stop.clone(),
+        ));
+        tokio::spawn(keeper.keep(self.shutdown.stop.clone()));
+    }
+
     /// Opens the source of certificates, for as long as it takes; `None` when it is time to leave.
-    async fn open_issuer(&self) -> Result<Option<Issuer>> {
-        let provider = self.args.provider()?;
+    async fn open_issuer(&self) -> Option<(Issuer, Keeper)> {
         let condition = self.health.condition("listeners");
         let pod = self.own_pod();
         let open = async {
             loop {
                 let waiting =
                     |reason: &str| condition.set_not_ready(format!("waiting for the root: {reason}"));
-                match Issuer::open(self.client.clone(), &provider, waiting).await {
-                    Ok(issuer) => return issuer,
+                let (setting, objects) = (self.setting.clone(), self.objects.clone());
+                match roots::open(self.client.clone(), setting, objects, waiting).await {
+                    Ok(opened) => return opened,
                     Err(error) => {
                         tracing::error!(%error, "there is no usable root certificate");
                         condition.set_not_ready(error.to_string());
@@ -378,8 +442,8 @@ impl Starting {
             }
         };
         tokio::select! {
-            issuer = open => Ok(Some(issuer)),
-            () = self.shutdown.stop.cancelled() => Ok(None),
+            opened = open => Some(opened),
+            () = self.shutdown.stop.cancelled() => None,
         }
     }
 

@@ -1,27 +1,53 @@
 //! The validating webhook: policies that cannot be meant are refused when they are written.
 //!
 //! Owns nothing but the wiring: the rules are those the mesh reads objects by ([`osm_core::facts`]), so that what is
-//! accepted here is what takes effect, and what is refused says what is wrong in the same words.
+//! accepted here is what takes effect, and what is refused says what is wrong in the same words. Those of
+//! MeshRootCertificates are in [`osm_core::certificate::rotation::admission`].
 
 use axum::Router;
-use kube::core::admission::Operation;
-use osm_core::{api::TrafficTarget, facts};
+use jiff::Timestamp;
+use kube::core::{DynamicObject, admission::Operation};
+use osm_core::{
+    api::{MeshRootCertificate, TrafficTarget},
+    certificate::rotation::{
+        Home, Objects,
+        admission::{self, Change},
+    },
+    facts,
+};
 use osm_runtime::webhook::review::{Limits, Request, ReviewMetrics, Verdict, router};
+use tokio::sync::watch;
 
 /// The path the API server posts to.
 pub const PATH: &str = "/validate";
 
-/// The webhook's pages. With `targets`, TrafficTargets are looked at.
-pub fn pages(targets: bool, metrics: ReviewMetrics) -> Router {
+/// What objects are judged by.
+#[derive(Clone, Debug)]
+pub struct Rules {
+    /// Whether TrafficTargets are looked at.
+    pub targets: bool,
+    /// The MeshRootCertificates there are; `None` while that is not known.
+    pub roots: watch::Receiver<Option<Objects>>,
+    /// What they are read against.
+    pub home: Home,
+}
+
+/// The webhook's pages.
+pub fn pages(rules: Rules, metrics: ReviewMetrics) -> Router {
     router(PATH, Limits::default(), metrics, move |request| {
-        let verdict = judge(&request, targets);
+        let verdict = judge(&request, &rules);
         async move { verdict }
     })
 }
 
 /// What is said to an object.
-fn judge(request: &Request, targets: bool) -> Verdict {
+fn judge(request: &Request, rules: &Rules) -> Verdict {
     let verdict = Verdict::from(request);
+    if (request.kind.group.as_str(), request.kind.kind.as_str())
+        == ("config.openservicemesh.io", "MeshRootCertificate")
+    {
+        return judge_root(request, rules, verdict);
+    }
     if !matches!(request.operation, Operation::Create | Operation::Update) {
         return verdict;
     }
@@ -30,7 +56,7 @@ fn judge(request: &Request, targets: bool) -> Verdict {
     };
     let kind = (request.kind.group.as_str(), request.kind.kind.as_str());
     match kind {
-        ("access.smi-spec.io", "TrafficTarget") if targets => {
+        ("access.smi-spec.io", "TrafficTarget") if rules.targets => {
             match object.clone().try_parse::<TrafficTarget>() {
                 Ok(mut target) => {
                     // The API server knows the namespace also where the object leaves it out.
@@ -46,8 +72,7 @@ fn judge(request: &Request, targets: bool) -> Verdict {
             }
         }
         ("access.smi-spec.io", "TrafficTarget") => verdict,
-        ("policy.openservicemesh.io", "Egress" | "IngressBackend")
-        | ("config.openservicemesh.io", "MeshRootCertificate") => {
+        ("policy.openservicemesh.io", "Egress" | "IngressBackend") => {
             let mut verdict = verdict;
             verdict.warnings = Some(vec![format!("{} objects have no effect yet", kind.1)]);
             verdict
@@ -62,11 +87,93 @@ fn judge(request: &Request, targets: bool) -> Verdict {
     }
 }
 
+/// What is said to a change of a MeshRootCertificate, its deletion included.
+fn judge_root(request: &Request, rules: &Rules, verdict: Verdict) -> Verdict {
+    let read = |object: &Option<DynamicObject>| -> Result<Option<MeshRootCertificate>, String> {
+        let object = object.clone().map(DynamicObject::try_parse).transpose();
+        object.map_err(|error| format!("the MeshRootCertificate cannot be read: {error}"))
+    };
+    let (new, old) = match (read(&request.object), read(&request.old_object)) {
+        (Ok(new), Ok(old)) => (new, old),
+        // What was there before this webhook was may be repaired, and removed.
+        (Ok(new), Err(_)) => (new, None),
+        (Err(problem), _) => return verdict.deny(problem),
+    };
+    let change = match (&request.operation, &new, &old) {
+        (Operation::Create, Some(new), _) | (Operation::Update, Some(new), None) => Change::Create(new),
+        (Operation::Update, Some(new), Some(old)) => Change::Update { old, new },
+        (Operation::Delete, _, Some(old)) => Change::Delete(old),
+        _ => return verdict,
+    };
+    let Some(objects) = rules.roots.borrow().clone() else {
+        return verdict.deny("the MeshRootCertificates there are are not known yet; try again");
+    };
+    match admission::judge(&request.name, change, &objects, &rules.home, Timestamp::now()) {
+        Ok(()) => verdict,
+        Err(refusal) => verdict.deny(refusal.to_string()),
+    }
+}
+
 #[cfg(test)]
 mod tests {
+    use osm_core::{certificate::rotation::Source, identity::TrustDomain};
     use serde_json::{Value, json};
 
     use super::*;
+
+    fn rules() -> Rules {
+        let source = Source::Tresor {
+            secret: "osm-ca-bundle".into(),
+        };
+        let home = Home {
+            namespace: "osm-system".into(),
+            trust_domain: TrustDomain::default(),
+            configured: source,
+        };
+        Rules {
+            targets: true,
+            roots: watch::channel(Some(Objects::default())).1,
+            home,
+        }
+    }
+
+    fn root(operation: &str, old: Option<Value>, new: Option<Value>) -> Verdict {
+        let request = json!({
+            "uid": "7", "operation": operation, "namespace": "osm-system", "name": "root", "userInfo": {},
+            "kind": {"group": "config.openservicemesh.io", "version": "v1alpha2", "kind": "MeshRootCertificate"},
+            "resource": {"group": "config.openservicemesh.io", "version": "v1alpha2", "resource": "x"},
+            "object": new, "oldObject": old,
+        });
+        judge(&serde_json::from_value(request).unwrap(), &rules())
+    }
+
+    #[test]
+    fn changes_of_roots_are_judged_by_the_rules_of_rotation() {
+        let object = |role: &str, secret: &str| {
+            Some(json!({
+                "apiVersion": "config.openservicemesh.io/v1alpha2", "kind": "MeshRootCertificate",
+                "metadata": {"name": "root", "namespace": "osm-system"},
+                "spec": {"role": role, "provider": {
+                    "tresor": {"ca": {"secretRef": {"name": secret, "namespace": "osm-system"}}}}},
+            }))
+        };
+        assert!(root("CREATE", None, object("active", "osm-ca-bundle")).allowed);
+        assert!(root("CREATE", None, object("passive", "other")).allowed);
+        let abrupt = root("CREATE", None, object("active", "other"));
+        assert!(!abrupt.allowed && abrupt.result.message.contains("osm certificate rotate"));
+        assert!(
+            !root("DELETE", object("active", "other"), None).allowed,
+            "it signs"
+        );
+        assert!(root("DELETE", object("inactive", "other"), None).allowed);
+        assert!(!root("CREATE", None, object("boss", "other")).allowed);
+        let moved = root("UPDATE", object("passive", "other"), object("passive", "third"));
+        assert!(
+            moved.result.message.contains("spec.provider"),
+            "{}",
+            moved.result.message
+        );
+    }
 
     fn ask(kind: (&str, &str), object: Value) -> Verdict {
         let request = json!({
@@ -75,7 +182,7 @@ mod tests {
             "resource": {"group": kind.0, "version": "v1", "resource": "x"},
             "object": object,
         });
-        judge(&serde_json::from_value(request).unwrap(), true)
+        judge(&serde_json::from_value(request).unwrap(), &rules())
     }
 
     fn target(spec: Value) -> Verdict {

@@ -11,7 +11,7 @@ use kube::{Api, Client, api::PostParams};
 use osm_core::{
     certificate::{Profile, TrustBundle},
     identity::{ProxyIdentity, TrustDomain},
-    injection::{BootstrapSecret, ForeignSecret, secret_name},
+    injection::{BootstrapSecret, ForeignSecret, secret_name, trust_bundle_tag},
 };
 use osm_runtime::{
     backoff::Backoff,
@@ -164,6 +164,7 @@ pub(crate) struct Issued {
     leaf: Leaf,
     key: String,
     roots: TrustBundle,
+    signer: String,
 }
 
 impl fmt::Debug for Bootstraps {
@@ -242,7 +243,13 @@ impl Bootstraps {
         self.metrics.issued.inc();
         self.metrics.seconds.observe(begun.elapsed().as_secs_f64());
         let key = leaf.key_pem().to_string();
-        Ok(Issued { leaf, key, roots })
+        let signer = tagged(&roots, leaf.signer());
+        Ok(Issued {
+            leaf,
+            key,
+            roots,
+            signer,
+        })
     }
 
     /// The Secret, described.
@@ -262,6 +269,7 @@ impl Bootstraps {
             certificate: issued.leaf.chain_pem(),
             key: &issued.key,
             roots: issued.roots.pem(),
+            signer: &issued.signer,
             not_after: issued.leaf.validity().not_after,
         }
     }
@@ -278,7 +286,21 @@ impl Bootstraps {
         &self.metrics
     }
 
-    pub(crate) fn roots(&self) -> TrustBundle {
-        self.issuer.roots()
+    pub(crate) fn issuer(&self) -> &Issuer {
+        &self.issuer
+    }
+
+    /// The tag of a Secret that holds the present roots and a certificate of the present signer.
+    pub(crate) fn tag(&self) -> String {
+        let roots = self.issuer.roots();
+        trust_bundle_tag(roots.pem(), &tagged(&roots, &self.issuer.signer()))
+    }
+}
+
+/// The signer as it enters the tag: only where there is a choice.
+fn tagged(roots: &TrustBundle, signer: &str) -> String {
+    match roots.roots().len() {
+        0 | 1 => String::new(),
+        _ => signer.to_owned(),
     }
 }

@@ -8,7 +8,10 @@ use k8s_openapi::api::{admissionregistration::v1::MutatingWebhookConfiguration, 
 use kube::Client;
 use osm_core::{
     api::{names, ports},
-    certificate::{Profile, SERVER_LIFETIME},
+    certificate::{
+        Profile, SERVER_LIFETIME,
+        rotation::{Home, Objects, progress::Count},
+    },
     injection::{Settings as InjectionSettings, StartOrder},
 };
 use osm_runtime::{
@@ -23,6 +26,7 @@ use osm_runtime::{
     log::Handle,
     metrics::Metrics,
     renewal,
+    roots::{self, Keeper, Setting},
     serve::{Limits, ServeMetrics, Settings, any_address, serve_tls},
     shutdown::{Shutdown, Timing},
     status::Status,
@@ -112,6 +116,27 @@ pub async fn run(args: Args, log: Handle) -> Result<()> {
         &metrics,
         shutdown.stop.clone(),
     );
+    let configured = args.provider()?;
+    let home = Home {
+        namespace: args.osm_namespace.clone(),
+        trust_domain: args.trust_domain.clone(),
+        configured: configured.source(),
+    };
+    let setting = Setting {
+        home: home.clone(),
+        configured,
+        labels: args.labels(),
+    };
+    let (known, objects) = watch::channel(None);
+    let synced = health.condition("meshrootcertificates");
+    tokio::spawn(roots::follow(
+        client.clone(),
+        home,
+        known,
+        synced,
+        watch_metrics.clone(),
+        shutdown.stop.clone(),
+    ));
     let starting = Starting {
         memberships: Memberships::new(client.clone()),
         config: Config::default(),
@@ -122,8 +147,11 @@ pub async fn run(args: Args, log: Handle) -> Result<()> {
         shutdown: shutdown.clone(),
         events,
         status,
+        setting,
+        objects,
         serve_metrics,
         watch_metrics,
+        metrics: metrics.clone(),
         bootstrap_metrics: BootstrapMetrics::register(&metrics),
         review_metrics: ReviewMetrics::register(&metrics),
     };
@@ -159,6 +187,9 @@ struct Starting {
     health: Health,
     shutdown: Shutdown,
     events: Events,
+    setting: Setting,
+    objects: watch::Receiver<Option<Objects>>,
+    metrics: Metrics,
     memberships: Memberships,
     config: Config,
     settings: Arc<ArcSwapOption<InjectionSettings>>,
@@ -201,10 +232,11 @@ impl Starting {
     /// Everything that needs certificates, once there are any.
     async fn serve(self, listener: TcpListener, serving: Condition) -> Result<()> {
         let (args, shutdown) = (&self.args, &self.shutdown);
-        let Some(issuer) = self.open_issuer(&serving).await? else {
+        let Some((issuer, keeper)) = self.open_issuer(&serving).await else {
             return Ok(());
         };
         self.status.follow_roots(issuer.watch_roots());
+        issuer.register_roots(&self.metrics);
         let certificate = ServerCertificate::new();
         let profile = Profile::webhook(names::INJECTOR, &args.osm_namespace);
         let condition = self.health.condition("webhook-certificate");
@@ -258,7 +290,8 @@ impl Starting {
             validity: args.bootstrap_certificate_validity,
         };
         let bootstraps = Bootstraps::new(self.client.clone(), issuer, owner, self.bootstrap_metrics.clone());
-        self.look_after(bootstraps.clone());
+        let counted = self.look_after(bootstraps.clone());
+        self.follow_objects(keeper, counted);
 
         let webhook = Webhook {
             memberships: self.memberships.clone(),
@@ -287,8 +320,28 @@ impl Starting {
         Ok(())
     }
 
-    /// Takes part in the election of the replica that looks after Secrets.
-    fn look_after(&self, bootstraps: Bootstraps) {
+    /// Keeps the roots in step with the MeshRootCertificates, and reports in their status.
+    fn follow_objects(&self, keeper: Keeper, counted: watch::Receiver<Option<Count>>) {
+        let reporter = roots::Reporter {
+            component: names::INJECTOR,
+            replica: self.args.pod_name.clone(),
+            namespace: self.args.osm_namespace.clone(),
+        };
+        let (client, objects, standing) = (self.client.clone(), self.objects.clone(), keeper.standing());
+        let stop = self.shutdown.stop.clone();
+        tokio::spawn(async move {
+            let usage = || {
+                let (proxies, secrets) = (None, *counted.borrow());
+                std::future::ready(roots::Usage { proxies, secrets })
+            };
+            roots::report(client, reporter, objects, standing, usage, stop).await;
+        });
+        tokio::spawn(keeper.keep(self.shutdown.stop.clone()));
+    }
+
+    /// Takes part in the election of the replica that looks after Secrets; what it finds while it is the one.
+    fn look_after(&self, bootstraps: Bootstraps) -> watch::Receiver<Option<Count>> {
+        let (counted, count) = watch::channel(None);
         let (lead, leader) = watch::channel(false);
         self.status.follow_leader(leader.clone());
         self.shutdown.tasks.spawn({
@@ -307,23 +360,25 @@ impl Starting {
             seen,
             self.args.bootstrap_grace,
             leader,
+            counted,
             self.shutdown.stop.clone(),
         ));
+        count
     }
 
     /// Opens the certificate provider, for as long as it takes; `None` when it is time to leave before that. A root
     /// that is not fit for use is reported and looked at again: the operator may repair it.
-    async fn open_issuer(&self, serving: &Condition) -> Result<Option<Issuer>> {
-        let provider = self.args.provider()?;
+    async fn open_issuer(&self, serving: &Condition) -> Option<(Issuer, Keeper)> {
         loop {
+            let (setting, objects) = (self.setting.clone(), self.objects.clone());
             let waiting =
                 |reason: &str| serving.set_not_ready(format!("waiting for a root certificate: {reason}"));
             let opened = tokio::select! {
-                opened = Issuer::open(self.client.clone(), &provider, waiting) => opened,
-                () = self.shutdown.stop.cancelled() => return Ok(None),
+                opened = roots::open(self.client.clone(), setting, objects, waiting) => opened,
+                () = self.shutdown.stop.cancelled() => return None,
             };
             match opened {
-                Ok(issuer) => return Ok(Some(issuer)),
+                Ok(opened) => return Some(opened),
                 Err(error) => {
                     let note = error.to_string();
                     tracing::error!(error = note, "the root certificate cannot be used");
@@ -339,7 +394,7 @@ impl Starting {
             }
             tokio::select! {
                 () = tokio::time::sleep(jittered(UNFIT, 0.3)) => {}
-                () = self.shutdown.stop.cancelled() => return Ok(None),
+                () = self.shutdown.stop.cancelled() => return None,
             }
         }
     }

@@ -20,8 +20,9 @@ use kube::{
 };
 use osm_core::{
     api::labels::{APP_INSTANCE, APP_NAME, APP_NAME_VALUE, PROXY_UUID},
+    certificate::rotation::progress::Count,
     identity::{ProxyIdentity, ServiceIdentity},
-    injection::{Action, PodView, SecretView, Upkeep, UpkeepRules, bootstrap_account, trust_bundle_tag},
+    injection::{Action, PodView, SecretView, Upkeep, UpkeepRules, bootstrap_account, lag},
     status::Held,
 };
 use osm_runtime::{
@@ -38,6 +39,8 @@ use crate::bootstrap::Bootstraps;
 
 /// Time between rounds, jittered by a fifth.
 const PERIOD: Duration = Duration::from_secs(30);
+/// From a change of the roots until the next round.
+const SOON: Duration = Duration::from_secs(2);
 /// Objects of one page of a list.
 const PAGE: u32 = 500;
 /// Writes at a time.
@@ -70,29 +73,45 @@ impl Seen {
     }
 }
 
-/// Does rounds while `leader` says so, until `stop`; `seen` tells what they find.
+/// Does rounds while `leader` says so, until `stop`; one more soon after the roots or the signer changed. `seen` tells
+/// what they find, and `counted` is
+/// what the last round found of Secrets that lack them; `None` when another replica does the rounds.
 pub async fn keep(
     bootstraps: Bootstraps,
     seen: Seen,
     grace: Duration,
     mut leader: watch::Receiver<bool>,
+    counted: watch::Sender<Option<Count>>,
     stop: CancellationToken,
 ) {
     let begun = Instant::now();
+    let (mut roots, mut signer) = (
+        bootstraps.issuer().watch_roots(),
+        bootstraps.issuer().watch_signer(),
+    );
     let run = async {
         loop {
+            counted.send_replace(None);
             if leader.wait_for(|leading| *leading).await.is_err() {
                 return;
             }
             // What an earlier leader saw is not known: Secrets without pods are counted from here.
             let mut upkeep = Upkeep::default();
             while *leader.borrow() {
-                if let Err(error) = round(&bootstraps, &seen, &mut upkeep, grace, begun.elapsed()).await {
-                    tracing::warn!(%error, "bootstrap Secrets cannot be looked after now");
+                (roots.mark_unchanged(), signer.mark_unchanged());
+                match round(&bootstraps, &seen, &mut upkeep, grace, begun.elapsed()).await {
+                    Ok(count) => drop(counted.send_replace(Some(count))),
+                    Err(error) => tracing::warn!(%error, "bootstrap Secrets cannot be looked after now"),
                 }
-                tokio::select! {
-                    () = tokio::time::sleep(jittered(PERIOD, 0.2)) => {}
-                    _ = leader.wait_for(|leading| !*leading) => {}
+                let rotated = tokio::select! {
+                    () = tokio::time::sleep(jittered(PERIOD, 0.2)) => false,
+                    Ok(()) = roots.changed() => true,
+                    Ok(()) = signer.changed() => true,
+                    _ = leader.wait_for(|leading| !*leading) => false,
+                };
+                if rotated {
+                    // What belongs together has changed by then: roots and signer.
+                    tokio::time::sleep(jittered(SOON, 0.5)).await;
                 }
             }
             seen.set(None);
@@ -101,7 +120,8 @@ pub async fn keep(
     tokio::select! { () = run => {}, () = stop.cancelled() => {} }
 }
 
-/// Looks at all Secrets and pods once, and does what is to be done.
+/// Looks at all Secrets and pods once, and does what is to be done. Returns how many Secrets there are, and how many of
+/// them did not hold the present roots and signer before.
 ///
 /// # Errors
 /// When they cannot be listed. What fails for one Secret is logged and done again in the next round.
@@ -111,7 +131,7 @@ pub async fn round(
     upkeep: &mut Upkeep,
     grace: Duration,
     elapsed: Duration,
-) -> Result<(), ClientError> {
+) -> Result<Count, ClientError> {
     let client = bootstraps.client();
     let selector = format!(
         "{APP_NAME}={APP_NAME_VALUE},{APP_INSTANCE}={},{PROXY_UUID}",
@@ -122,12 +142,13 @@ pub async fn round(
     let pods = list(&Api::<Pod>::all(client.clone()), PROXY_UUID, PodView::of).await?;
     seen.set(Some(&secrets));
     let pods: BTreeSet<PodView> = pods.into_iter().collect();
-    let tag = trust_bundle_tag(bootstraps.roots().pem());
+    let tag = bootstraps.tag();
     let rules = UpkeepRules {
         grace,
         validity: bootstraps.owner().validity,
         trust_bundle: &tag,
     };
+    let count = lag(&secrets, &pods, &tag);
     let actions = upkeep.round(&secrets, &pods, &rules, elapsed, Timestamp::now());
     futures::stream::iter(actions)
         .for_each_concurrent(CONCURRENT, |(secret, action)| async move {
@@ -140,7 +161,7 @@ pub async fn round(
             }
         })
         .await;
-    Ok(())
+    Ok(count)
 }
 
 /// All objects of the selector, page by page, as far as they are of interest.

@@ -1,7 +1,8 @@
 //! The shell that every binary of the control plane shares: the edges of the process, and nothing of the mesh's rules.
 //!
 //! Each module is one edge: [`client`] and [`watch`] towards Kubernetes, [`tls`] and [`serve`] towards peers,
-//! [`admin`], [`health`], [`status`], [`metrics`] and [`log`] towards operators, [`issuer`] and [`renewal`] for certificates,
+//! [`admin`], [`health`], [`status`], [`metrics`] and [`log`] towards operators, [`issuer`], [`renewal`] and [`roots`] for
+//! certificates,
 //! [`webhook`] for admission, [`lease`] and [`event`] for what only one replica should write or say, [`shutdown`] for
 //! leaving gently.
 //!
@@ -20,6 +21,7 @@ pub mod lease;
 pub mod log;
 pub mod metrics;
 pub mod renewal;
+pub mod roots;
 pub mod serve;
 pub mod shutdown;
 pub mod status;

@@ -22,8 +22,10 @@ const ATTEMPT: Duration = Duration::from_secs(60);
 const LOOK: Duration = Duration::from_secs(30);
 /// How often the root is compared with the stored one.
 const ROOT_CHECK: Duration = Duration::from_secs(30);
+/// Over how long renewals are spread when another root signs.
+const SPREAD: Duration = Duration::from_secs(2);
 
-/// Issues a leaf now and again before it is due, and after the roots changed, giving each to `present`, until `stop`.
+/// Issues a leaf now and again before it is due, and after another root began to sign, giving each to `present`, until `stop`.
 /// `condition` is ready while the leaf in use is valid.
 pub async fn keep<E: Display>(
     issuer: Issuer,
@@ -32,17 +34,17 @@ pub async fn keep<E: Display>(
     stop: CancellationToken,
     mut present: impl FnMut(&Leaf) -> Result<(), E>,
 ) {
-    let mut roots = issuer.watch_roots();
+    let mut signer = issuer.watch_signer();
     let mut backoff = Backoff::new(Duration::from_secs(1), Duration::from_secs(60));
     let mut current: Option<Leaf> = None;
     let run = async {
         loop {
-            roots.mark_unchanged();
+            signer.mark_unchanged();
             match attempt(&issuer, &request, &mut present).await {
                 Ok(leaf) => {
                     backoff.reset();
                     condition.set_ready();
-                    wait_until_due(current.insert(leaf), &mut roots).await;
+                    wait_until_due(current.insert(leaf), &mut signer).await;
                 }
                 Err(error) => {
                     let name = &request.profile.common_name;
@@ -73,10 +75,7 @@ async fn attempt<E: Display>(
     Ok(leaf)
 }
 
-async fn wait_until_due(
-    leaf: &Leaf,
-    roots: &mut tokio::sync::watch::Receiver<osm_core::certificate::TrustBundle>,
-) {
+async fn wait_until_due(leaf: &Leaf, signer: &mut tokio::sync::watch::Receiver<std::sync::Arc<str>>) {
     let due = leaf.validity().renew_at(rand::rng().random());
     loop {
         let now = Timestamp::now();
@@ -86,8 +85,8 @@ async fn wait_until_due(
         let left = Duration::try_from(due.duration_since(now)).unwrap_or_default();
         tokio::select! {
             () = tokio::time::sleep(left.min(LOOK)) => {}
-            changed = roots.changed() => match changed {
-                Ok(()) => return,
+            changed = signer.changed() => match changed {
+                Ok(()) => return tokio::time::sleep(jittered(SPREAD / 2, 1.0)).await,
                 Err(_) => tokio::time::sleep(left.min(LOOK)).await,
             }
         }

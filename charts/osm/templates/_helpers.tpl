@@ -222,9 +222,10 @@ matchExpressions:
 {{- define "osm.issuerRules" -}}
 {{- $mesh := include "osm.values" . | fromYaml -}}
 {{- if eq $mesh.certificateProvider.kind "tresor" -}}
+# The root, and the two Secrets that rotations keep new roots in, in turn.
 - apiGroups: [""]
   resources: [secrets]
-  resourceNames: [{{ $mesh.caBundleSecretName }}]
+  resourceNames: [{{ $mesh.caBundleSecretName }}, {{ $mesh.caBundleSecretName }}-a, {{ $mesh.caBundleSecretName }}-b]
   verbs: [get]
 # The root is created by whoever comes first. A create cannot be narrowed to a name.
 - apiGroups: [""]
@@ -240,4 +241,11 @@ matchExpressions:
   resources: [certificaterequests]
   verbs: [get, create, delete]
 {{- end }}
+# Which roots there are, and what this replica reports of them.
+- apiGroups: [config.openservicemesh.io]
+  resources: [meshrootcertificates]
+  verbs: [get, list, watch]
+- apiGroups: [config.openservicemesh.io]
+  resources: [meshrootcertificates/status]
+  verbs: [patch]
 {{- end -}}

@@ -217,7 +217,7 @@ where
 }
 
 /// Asks a question until it is answered.
-fn confirm(question: &str, input: &mut impl BufRead) -> Result<bool> {
+pub(crate) fn confirm(question: &str, input: &mut impl BufRead) -> Result<bool> {
     for _ in 0..TRIES {
         print!("{question}");
         std::io::stdout().flush()?;

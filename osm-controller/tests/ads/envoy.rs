@@ -11,7 +11,7 @@ use std::{
 use osm_core::{
     certificate::Profile,
     envoy::bootstrap::{self, Bootstrap},
-    identity::TrustDomain,
+    identity::{ProxyIdentity, TrustDomain},
     ir::Settings as MeshSettings,
     resource::ResourceType,
 };
@@ -49,7 +49,7 @@ fn program() -> PathBuf {
 }
 
 /// A running Envoy. Killed when dropped.
-struct Envoy {
+pub(crate) struct Envoy {
     process: Child,
     folder: TempDir,
 }
@@ -65,20 +65,26 @@ impl Envoy {
     /// Starts a sidecar that finds its controller at `controller`. With `state` it speaks the state-of-the-world
     /// variant.
     async fn start(pki: &Pki, controller: SocketAddr, state: bool) -> Self {
+        Self::start_as(&proxy(1), pki, controller, state).await
+    }
+
+    pub(crate) async fn start_as(
+        proxy: &ProxyIdentity,
+        pki: &Pki,
+        controller: SocketAddr,
+        state: bool,
+    ) -> Self {
         let folder = TempDir::new().unwrap();
         let path = |name: &str| folder.path().join(name);
         let directory = folder.path().to_str().unwrap().to_owned();
-        let leaf = pki.sidecar(&proxy(1)).await;
-        fs::write(path(bootstrap::CERTIFICATE), leaf.chain_pem().as_bytes()).unwrap();
-        fs::write(path(bootstrap::KEY), leaf.key_pem().as_bytes()).unwrap();
-        fs::write(path(bootstrap::ROOT), pki.roots().pem().as_bytes()).unwrap();
+        deliver(&folder, proxy, pki).await;
         let trust_domain = TrustDomain::default();
         let certificate = bootstrap::certificate_secret(&directory);
         let validation = bootstrap::validation_secret(&directory);
         fs::write(path(bootstrap::CERTIFICATE_SECRET), certificate).unwrap();
         fs::write(path(bootstrap::VALIDATION_SECRET), validation).unwrap();
         let rendered = Bootstrap {
-            uuid: proxy(1).uuid,
+            uuid: proxy.uuid,
             trust_domain: &trust_domain,
             controller_namespace: "osm-system",
             probes: &[],
@@ -114,7 +120,12 @@ impl Envoy {
         Self { process, folder }
     }
 
-    fn log(&self) -> String {
+    /// Brings a renewed bootstrap Secret into the pod.
+    pub(crate) async fn renew(&self, proxy: &ProxyIdentity, pki: &Pki) {
+        deliver(&self.folder, proxy, pki).await;
+    }
+
+    pub(crate) fn log(&self) -> String {
         fs::read_to_string(self.folder.path().join("log")).unwrap()
     }
 
@@ -130,7 +141,7 @@ impl Envoy {
     }
 
     /// One of Envoy's statistics; 0 when there is none of the name.
-    async fn stat(&self, name: &str) -> u64 {
+    pub(crate) async fn stat(&self, name: &str) -> u64 {
         let page = self.page("/stats").await.unwrap_or_default();
         let line = page
             .lines()
@@ -139,7 +150,7 @@ impl Envoy {
     }
 
     /// Waits until a statistic says what is wanted.
-    async fn until(&self, name: &str, wanted: impl Fn(u64) -> bool) -> u64 {
+    pub(crate) async fn until(&self, name: &str, wanted: impl Fn(u64) -> bool) -> u64 {
         let mut value = 0;
         for _ in 0..300 {
             value = self.stat(name).await;
@@ -152,7 +163,7 @@ impl Envoy {
     }
 
     /// Waits until Envoy has everything it asked for.
-    async fn ready(&self) {
+    pub(crate) async fn ready(&self) {
         self.until("server.live", |live| live == 1).await;
         self.until("listener_manager.workers_started", |started| started == 1)
             .await;
@@ -184,6 +195,20 @@ impl Envoy {
                 self.log()
             );
         }
+    }
+}
+
+/// Writes certificate, key and roots; files that are there are replaced by moving, which is what Envoy looks for.
+async fn deliver(folder: &TempDir, proxy: &ProxyIdentity, pki: &Pki) {
+    let leaf = pki.sidecar(proxy).await;
+    for (name, content) in [
+        (bootstrap::KEY, leaf.key_pem().to_string()),
+        (bootstrap::CERTIFICATE, leaf.chain_pem().to_string()),
+        (bootstrap::ROOT, pki.roots().pem().to_string()),
+    ] {
+        let new = folder.path().join(format!("{name}.new"));
+        fs::write(&new, content).unwrap();
+        fs::rename(new, folder.path().join(name)).unwrap();
     }
 }
 
@@ -225,7 +250,7 @@ async fn stock(pki: &Pki, shop: &mut Shop) {
 }
 
 /// A port that a second server can take over from a first.
-async fn bind(address: SocketAddr) -> TcpListener {
+pub(crate) async fn bind(address: SocketAddr) -> TcpListener {
     for _ in 0..50 {
         let socket = tokio::net::TcpSocket::new_v4().unwrap();
         socket.set_reuseaddr(true).unwrap();

@@ -5,6 +5,7 @@
 mod client;
 mod envoy;
 mod refusals;
+mod rotation;
 mod server;
 mod shop;
 mod status;

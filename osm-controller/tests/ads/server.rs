@@ -31,9 +31,11 @@ impl Pki {
     pub(crate) fn new() -> Self {
         let root = Authority::generate(KeyKind::P256, Timestamp::now()).unwrap();
         let authority = Authority::load(&root, Timestamp::now()).unwrap();
-        Self {
-            issuer: Issuer::from_authority(authority),
-        }
+        Self::of(Issuer::from_authority(authority))
+    }
+
+    pub(crate) fn of(issuer: Issuer) -> Self {
+        Self { issuer }
     }
 
     pub(crate) fn roots(&self) -> TrustBundle {

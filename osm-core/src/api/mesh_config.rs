@@ -204,6 +204,7 @@ pub struct FeatureFlags {
     pub enable_envoy_active_health_checks: bool,
     /// Retry policies.
     pub enable_retry_policy: bool,
-    /// Root certificate rotation through MeshRootCertificate.
+    /// Has the controller make a MeshRootCertificate for the configured certificate provider. Those there are have effect
+    /// whatever this says: turning it off must not take a root away.
     pub enable_mesh_root_certificate: bool,
 }

@@ -8,6 +8,7 @@ pub mod annotations;
 pub mod duration;
 pub mod labels;
 pub mod mesh_config;
+pub mod mesh_root_certificate;
 pub mod names;
 pub mod ports;
 pub mod specs;
@@ -15,5 +16,6 @@ pub mod split;
 
 pub use access::TrafficTarget;
 pub use mesh_config::MeshConfig;
+pub use mesh_root_certificate::MeshRootCertificate;
 pub use specs::{HTTPRouteGroup, TCPRoute};
 pub use split::TrafficSplit;

@@ -12,6 +12,8 @@ pub const PRESET_MESH_CONFIG: &str = "preset-mesh-config";
 pub const PRESET_MESH_CONFIG_KEY: &str = "preset-mesh-config.json";
 /// The Secret of the built-in CA's root certificate and key.
 pub const CA_BUNDLE_SECRET: &str = "osm-ca-bundle";
+/// The MeshRootCertificate that is made for the configured certificate provider.
+pub const MESH_ROOT_CERTIFICATE: &str = "osm-mesh-root-certificate";
 /// The controller's Deployment and Service.
 pub const CONTROLLER: &str = "osm-controller";
 /// The injector's Deployment and Service.

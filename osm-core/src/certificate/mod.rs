@@ -2,7 +2,7 @@
 //!
 //! Owns the contents of every certificate the mesh issues ([`Profile`]), the reading of certificates that come from
 //! outside ([`Certificate`], [`Root`], [`TrustBundle`]), the arithmetic of lifetimes ([`Validity`]) and the reading
-//! of a proxy's identity from its certificate ([`proxy_of`]). Signing and key generation are in `osm-runtime`.
+//! of a proxy's identity from its certificate ([`proxy_of`]), and the rules by which roots are rotated ([`rotation`]). Signing and key generation are in `osm-runtime`.
 //!
 //! Invariant: nothing here reads a clock, and no input, however hostile, makes it panic.
 
@@ -12,6 +12,7 @@ mod parse;
 mod peer;
 mod profile;
 mod root;
+pub mod rotation;
 #[cfg(test)]
 mod tests;
 

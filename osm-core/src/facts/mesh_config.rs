@@ -76,6 +76,8 @@ pub struct ControlSettings {
     pub debug_server: bool,
     /// Most proxies one replica serves; `None` is no limit.
     pub max_data_plane_connections: Option<usize>,
+    /// Whether a MeshRootCertificate is made for the configured certificate provider.
+    pub describe_root: bool,
 }
 
 impl Default for ControlSettings {
@@ -85,6 +87,7 @@ impl Default for ControlSettings {
             log_level: "info".into(),
             debug_server: false,
             max_data_plane_connections: None,
+            describe_root: false,
         }
     }
 }
@@ -279,6 +282,7 @@ fn control(spec: &api::mesh_config::MeshConfigSpec) -> Result<ControlSettings, S
         },
         debug_server: spec.observability.enable_debug_server,
         max_data_plane_connections: usize::try_from(most).ok().filter(|most| *most != 0),
+        describe_root: spec.feature_flags.enable_mesh_root_certificate,
     })
 }
 

@@ -25,7 +25,7 @@ pub use bystander::Bystander;
 pub use decision::{Decision, Home, NamespaceView, SkipReason, decide};
 pub use denial::Denial;
 pub use secret::{BootstrapSecret, ForeignSecret, bootstrap_account, trust_bundle_tag};
-pub use upkeep::{Action, PodView, SecretView, Upkeep, UpkeepRules};
+pub use upkeep::{Action, PodView, SecretView, Upkeep, UpkeepRules, lag};
 
 use crate::{
     api::{annotations, labels, mesh_config::MeshConfigSpec, names, ports},

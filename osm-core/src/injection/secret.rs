@@ -46,6 +46,8 @@ pub struct BootstrapSecret<'a> {
     pub key: &'a str,
     /// The mesh's roots, PEM.
     pub roots: &'a str,
+    /// The fingerprint of the root that signed the certificate, if there is more than one root; else empty.
+    pub signer: &'a str,
     /// When the certificate expires.
     pub not_after: Timestamp,
 }
@@ -61,9 +63,12 @@ pub struct ForeignSecret {
     difference: &'static str,
 }
 
-/// What tells two bundles of roots apart, short enough for an annotation.
-pub fn trust_bundle_tag(roots: &str) -> String {
-    blake3::hash(roots.as_bytes()).to_hex()[..16].to_owned()
+/// What tells two bundles of roots apart, short enough for an annotation; with more than one root also which of them
+/// signs (`signer`, empty while there is only one): a certificate of another one is to be renewed.
+pub fn trust_bundle_tag(roots: &str, signer: &str) -> String {
+    let mut hasher = blake3::Hasher::new();
+    hasher.update(roots.as_bytes()).update(signer.as_bytes());
+    hasher.finalize().to_hex()[..16].to_owned()
 }
 
 /// The service account that a bootstrap Secret was made for.
@@ -105,7 +110,7 @@ impl BootstrapSecret<'_> {
                     (SERVICE_ACCOUNT, &self.proxy.service.name),
                     (REQUEST, self.request_uid),
                     (NOT_AFTER, &self.not_after.to_string()),
-                    (TRUST_BUNDLE, &trust_bundle_tag(self.roots)),
+                    (TRUST_BUNDLE, &trust_bundle_tag(self.roots, self.signer)),
                 ]),
                 ..Default::default()
             },
@@ -130,7 +135,7 @@ impl BootstrapSecret<'_> {
         existing.data.get_or_insert_default().extend(self.material());
         existing.metadata.annotations.get_or_insert_default().extend([
             (NOT_AFTER.to_owned(), self.not_after.to_string()),
-            (TRUST_BUNDLE.to_owned(), trust_bundle_tag(self.roots)),
+            (TRUST_BUNDLE.to_owned(), trust_bundle_tag(self.roots, self.signer)),
         ]);
     }
 

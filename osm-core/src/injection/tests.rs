@@ -456,6 +456,7 @@ fn the_secret_is_recognised_by_the_request_that_made_it_only() {
         certificate,
         key: "key",
         roots: "roots",
+        signer: "",
         not_after,
     };
     let secret = own.build();
@@ -500,6 +501,14 @@ fn the_secret_is_recognised_by_the_request_that_made_it_only() {
         ..own
     }
     .renew(&mut renewed);
+    let by_another = BootstrapSecret { signer: "new", ..own }.build();
+    let tags = [by_another.metadata, renewed.metadata.clone()].map(|metadata| {
+        metadata.annotations.expect("annotations")["openservicemesh.io/trust-bundle"].clone()
+    });
+    assert_ne!(
+        tags[0], tags[1],
+        "a certificate of the root before is to be renewed"
+    );
     assert_eq!(renewed.data.expect("data")["sds_key.pem"].0, b"new key");
     assert_eq!(renewed.metadata.resource_version.as_deref(), Some("7"));
 }

@@ -14,7 +14,7 @@ use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
 use super::secret::{NOT_AFTER, TRUST_BUNDLE};
-use crate::api::labels::PROXY_UUID;
+use crate::{api::labels::PROXY_UUID, certificate::rotation::progress::Count};
 
 /// A bootstrap Secret, by its metadata.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -145,6 +145,22 @@ impl Upkeep {
     }
 }
 
+/// How many Secrets belong to a pod, and how many of those do not hold the bundle and the signer of `trust_bundle` yet.
+pub fn lag(secrets: &[SecretView], pods: &BTreeSet<PodView>, trust_bundle: &str) -> Count {
+    let pods: BTreeSet<(&str, &str)> = pods
+        .iter()
+        .map(|pod| (pod.namespace.as_str(), pod.proxy.as_str()))
+        .collect();
+    let mut count = Count::default();
+    for secret in secrets {
+        if pods.contains(&(secret.namespace.as_str(), secret.proxy.as_str())) {
+            count.total += 1;
+            count.behind += u64::from(secret.trust_bundle.as_deref() != Some(trust_bundle));
+        }
+    }
+    count
+}
+
 /// A certificate is renewed at half its life: a proxy then always has at least that much left, which is how long the
 /// control plane may be away. The proxy's uuid spreads renewals over a tenth of the life.
 fn is_due(secret: &SecretView, rules: &UpkeepRules<'_>, now: Timestamp) -> bool {
@@ -240,6 +256,17 @@ mod tests {
             None,
             "its owner is gone, Kubernetes collects it"
         );
+    }
+
+    #[test]
+    fn secrets_that_lack_a_new_root_are_counted_while_they_have_a_pod() {
+        let mut old = secret("b", HOUR, true);
+        old.trust_bundle = Some("old".to_owned());
+        let secrets = [secret("a", HOUR, true), old, secret("gone", HOUR, false)];
+        let count = |pods: &[&str]| lag(&secrets, &pods.iter().map(|proxy| pod(proxy)).collect(), "roots");
+        assert_eq!(count(&["a", "b"]), Count { total: 2, behind: 1 });
+        assert_eq!(count(&["a"]), Count { total: 1, behind: 0 });
+        assert_eq!(count(&[]), Count::default());
     }
 
     #[test]

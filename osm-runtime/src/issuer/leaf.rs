@@ -58,6 +58,8 @@ pub struct Leaf {
     key: Arc<Zeroizing<Vec<u8>>>,
     form: KeyForm,
     certificate: Arc<Certificate>,
+    /// The root's fingerprint, and the token by which the root counts its leaves.
+    signer: Option<(Arc<str>, Arc<()>)>,
 }
 
 impl fmt::Debug for Leaf {
@@ -97,7 +99,17 @@ impl Leaf {
             key: Arc::new(key),
             form,
             certificate: Arc::new(certificate),
+            signer: None,
         })
+    }
+
+    pub(super) fn signed_by(&mut self, fingerprint: Arc<str>, token: Arc<()>) {
+        self.signer = Some((fingerprint, token));
+    }
+
+    /// The fingerprint of the root it was issued under; empty when nobody knows.
+    pub fn signer(&self) -> &str {
+        self.signer.as_ref().map_or("", |(fingerprint, _)| fingerprint)
     }
 
     /// The chain in PEM, leaf first.

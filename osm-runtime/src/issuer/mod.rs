@@ -1,12 +1,14 @@
 //! Who signs the mesh's certificates: Tresor (built in), Vault or cert-manager.
 //!
-//! Owns the providers behind one type. Invariant: every replica of every binary ends with the same roots; a provider's
-//! expired or different root is reported, never taken over silently.
+//! Owns the providers behind one type: usually one, two while a root is being rotated, of which one signs. Invariants:
+//! every replica of every binary ends with the same roots; a provider's expired or different root is reported, never
+//! taken over silently; what signs is trusted.
 
 mod authority;
 mod cert_manager;
 mod gate;
 mod leaf;
+mod member;
 #[cfg(test)]
 mod tests;
 pub mod tresor;
@@ -22,16 +24,24 @@ use std::{
     time::{Duration, Instant},
 };
 
-use jiff::Timestamp;
-use osm_core::certificate::{Root, RootError, TrustBundle};
-use prometheus_client::metrics::{counter::Counter, histogram::Histogram};
+use arc_swap::ArcSwap;
+use osm_core::certificate::{
+    RootError, TrustBundle,
+    rotation::{SecretKey, Source},
+};
+use prometheus_client::{
+    encoding::EncodeLabelSet,
+    metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram},
+};
 use tokio::sync::watch;
 
 pub use authority::{Authority, StoredRoot};
+#[cfg(test)]
 use cert_manager::CertManager;
 pub use cert_manager::CertManagerOptions;
 pub use leaf::{KeyKind, Leaf, LeafRequest};
-use tresor::{RootStore, SecretStore, StoreError};
+pub use member::Member;
+#[cfg(test)]
 use vault::Vault;
 pub use vault::{Token, VaultOptions};
 
@@ -92,6 +102,72 @@ pub enum Provider {
     CertManager(CertManagerOptions),
 }
 
+impl Provider {
+    /// Where its root comes from, as the rules of rotation tell roots apart.
+    pub fn source(&self) -> Source {
+        match self.clone() {
+            Self::Tresor { secret, .. } => Source::Tresor { secret },
+            Self::Vault(VaultOptions { address, role, token }) => Source::Vault {
+                protocol: address.scheme_str().unwrap_or_default().to_owned(),
+                host: address.host().unwrap_or_default().to_owned(),
+                port: address.port_u16().unwrap_or(vault::PORT),
+                role,
+                token: match token {
+                    Token::Literal(_) => None,
+                    Token::Secret { name, key, .. } => Some(SecretKey { name, key }),
+                },
+            },
+            Self::CertManager(CertManagerOptions {
+                issuer, kind, group, ..
+            }) => Source::CertManager { issuer, kind, group },
+        }
+    }
+
+    /// The provider of a source that an object names. Secrets are those of `namespace`; `labels` are put on one that
+    /// is made here.
+    ///
+    /// # Errors
+    /// [`IssueError::Provider`] when no address can be made of it.
+    pub fn of(
+        source: &Source,
+        namespace: &str,
+        labels: &BTreeMap<String, String>,
+    ) -> Result<Self, IssueError> {
+        let namespace = namespace.to_owned();
+        Ok(match source.clone() {
+            Source::Tresor { secret } => Self::Tresor {
+                namespace,
+                secret,
+                labels: labels.clone(),
+            },
+            Source::Vault {
+                protocol,
+                host,
+                port,
+                role,
+                token,
+            } => {
+                let address = format!("{protocol}://{host}:{port}");
+                let unusable = |_| IssueError::Provider(format!("{address:?} is not the address of a Vault"));
+                let token = token.map_or(Token::Literal(String::new().into()), |SecretKey { name, key }| {
+                    Token::Secret { namespace, name, key }
+                });
+                Self::Vault(VaultOptions {
+                    address: address.parse().map_err(unusable)?,
+                    role,
+                    token,
+                })
+            }
+            Source::CertManager { issuer, kind, group } => Self::CertManager(CertManagerOptions {
+                namespace,
+                issuer,
+                kind,
+                group,
+            }),
+        })
+    }
+}
+
 /// The mesh's source of certificates. Cheap to clone; all clones are one.
 #[derive(Clone)]
 pub struct Issuer {
@@ -99,15 +175,40 @@ pub struct Issuer {
 }
 
 struct Inner {
-    signer: Signer,
+    arrangement: ArcSwap<Arrangement>,
     roots: watch::Sender<TrustBundle>,
+    signer: watch::Sender<Arc<str>>,
     metrics: IssueMetrics,
+}
+
+/// Who signs, and who else is trusted.
+struct Arrangement {
+    signs: Member,
+    /// All whose roots are trusted, the signing one among them.
+    trusts: Vec<Member>,
+}
+
+impl Arrangement {
+    fn bundle(&self) -> TrustBundle {
+        let empty = TrustBundle::default();
+        self.trusts
+            .iter()
+            .fold(empty, |bundle, member| bundle.union(member.roots()))
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct RootLabel {
+    fingerprint: String,
 }
 
 struct IssueMetrics {
     issued: Counter,
     failed: Counter,
     time: Histogram,
+    /// By root, of which there are two at most.
+    signing: Family<RootLabel, Gauge>,
+    expiry: Family<RootLabel, Gauge>,
 }
 
 impl Default for IssueMetrics {
@@ -117,102 +218,116 @@ impl Default for IssueMetrics {
             issued: Counter::default(),
             failed: Counter::default(),
             time,
+            signing: Family::default(),
+            expiry: Family::default(),
         }
     }
 }
 
-enum Signer {
-    Local {
-        authority: Arc<Authority>,
-        store: Option<Box<SecretStore>>,
-    },
-    Vault(Arc<Vault>),
-    CertManager(Box<CertManager>),
+impl IssueMetrics {
+    fn show(&self, arrangement: &Arrangement) {
+        self.signing.clear();
+        self.expiry.clear();
+        for member in &arrangement.trusts {
+            let label = RootLabel {
+                fingerprint: member.fingerprint().to_string(),
+            };
+            let signs = member.fingerprint() == arrangement.signs.fingerprint();
+            self.signing.get_or_create(&label).set(i64::from(signs));
+            if let Some(root) = member.roots().roots().first() {
+                let end = root.validity().not_after.as_second();
+                self.expiry.get_or_create(&label).set(end);
+            }
+        }
+    }
 }
 
 impl fmt::Debug for Issuer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self.inner.signer {
-            Signer::Local { .. } => "Issuer(tresor)",
-            Signer::Vault(_) => "Issuer(vault)",
-            Signer::CertManager(_) => "Issuer(cert-manager)",
-        })
+        write!(f, "Issuer({:?})", self.inner.arrangement.load().signs)
     }
 }
 
 impl Issuer {
-    /// Opens the provider and learns its root. With Tresor it goes on while the API server is away, for as long as it
-    /// takes, and `waiting` is told why: the caller sets the limit by dropping the future.
+    /// Opens one provider, as [`Member::open`] does.
     ///
     /// # Errors
-    /// [`IssueError`] when an outside provider does not answer, or a root is not fit for use. Nothing was replaced:
-    /// the caller tells somebody, is not ready, and tries again after a while.
+    /// As [`Member::open`].
     pub async fn open(
         client: kube::Client,
         provider: &Provider,
-        mut waiting: impl FnMut(&str),
+        waiting: impl FnMut(&str),
     ) -> Result<Self, IssueError> {
-        match provider {
-            Provider::Tresor {
-                namespace,
-                secret,
-                labels,
-            } => {
-                let store = SecretStore::new(client, namespace, secret, labels.clone());
-                let waiting = |error: &StoreError| waiting(&error.to_string());
-                let authority =
-                    tresor::load_or_create(&store, KeyKind::P256, Timestamp::now, waiting).await?;
-                Ok(Self::local(authority, Some(store)))
-            }
-            Provider::Vault(options) => Ok(Self::vault(Vault::open(Some(client), options.clone()).await?)),
-            Provider::CertManager(options) => Ok(Self::cert_manager(
-                CertManager::open(client, options.clone()).await?,
-            )),
-        }
+        Ok(Self::of(Member::open(client, provider, waiting).await?))
     }
 
-    fn new(signer: Signer, roots: TrustBundle) -> Self {
-        let (roots, metrics) = (watch::channel(roots).0, IssueMetrics::default());
+    /// An issuer with one root.
+    pub fn of(member: Member) -> Self {
+        let trusts = vec![member.clone()];
+        Self::arranged(member, trusts)
+    }
+
+    /// An issuer that signs with `signs`, and whose bundle holds the roots of `trusts` too.
+    pub fn arranged(signs: Member, trusts: Vec<Member>) -> Self {
+        let arrangement = arrangement(signs, trusts);
+        let metrics = IssueMetrics::default();
+        metrics.show(&arrangement);
         Self {
             inner: Arc::new(Inner {
-                signer,
-                roots,
+                roots: watch::channel(arrangement.bundle()).0,
+                signer: watch::channel(arrangement.signs.fingerprint().clone()).0,
+                arrangement: ArcSwap::from_pointee(arrangement),
                 metrics,
             }),
         }
     }
 
-    fn cert_manager(signer: CertManager) -> Self {
-        let roots = signer.roots().clone();
-        Self::new(Signer::CertManager(Box::new(signer)), roots)
-    }
-
-    fn vault(signer: Vault) -> Self {
-        let roots = signer.roots().clone();
-        let signer = Arc::new(signer);
-        tokio::spawn(vault::keep_token(Arc::downgrade(&signer)));
-        Self::new(Signer::Vault(signer), roots)
+    /// Signs with `signs` and trusts `trusts` from now on. Whoever follows [`Issuer::watch_roots`] and
+    /// [`Issuer::watch_signer`] is told, in an order in which nothing is signed by a root that is not trusted.
+    pub fn arrange(&self, signs: Member, trusts: Vec<Member>) {
+        let next = arrangement(signs, trusts);
+        self.inner.metrics.show(&next);
+        let (bundle, signer) = (next.bundle(), next.signs.fingerprint().clone());
+        // Both bundles first: a leaf that is being signed by the old root must find it trusted.
+        let tell = |bundle: TrustBundle| {
+            self.inner.roots.send_if_modified(|known| {
+                *known != bundle && {
+                    *known = bundle;
+                    true
+                }
+            })
+        };
+        tell(self.roots().union(&bundle));
+        self.inner.arrangement.store(Arc::new(next));
+        tell(bundle);
+        self.inner.signer.send_if_modified(|known| {
+            *known != signer && {
+                *known = signer;
+                true
+            }
+        });
     }
 
     /// An issuer that signs with `authority` alone: for tests and for a mesh without Kubernetes.
     pub fn from_authority(authority: Authority) -> Self {
-        Self::local(authority, None)
+        Self::of(Member::from_authority(authority))
     }
 
-    fn local(authority: Authority, store: Option<SecretStore>) -> Self {
-        let roots = TrustBundle::new([authority.root().clone()]);
-        Self::new(
-            Signer::Local {
-                authority: Arc::new(authority),
-                store: store.map(Box::new),
-            },
-            roots,
-        )
+    #[cfg(test)]
+    fn vault(vault: Vault) -> Self {
+        Self::of(Member::vault(vault))
+    }
+
+    #[cfg(test)]
+    fn cert_manager(issuer: CertManager) -> Self {
+        Self::of(Member::cert_manager(issuer))
     }
 
     /// Shows in `metrics` how many certificates are issued and how long that takes; the names are the original's.
     pub fn register(&self, metrics: &Metrics) {
-        let IssueMetrics { issued, failed, time } = &self.inner.metrics;
+        let IssueMetrics {
+            issued, failed, time, ..
+        } = &self.inner.metrics;
         metrics.register(|registry| {
             registry.register("osm_cert_issued_count", "Certificates issued", issued.clone());
             registry.register(
@@ -228,6 +343,18 @@ impl Issuer {
         });
     }
 
+    /// Shows in `metrics` which roots are in use.
+    pub fn register_roots(&self, metrics: &Metrics) {
+        let IssueMetrics { signing, expiry, .. } = &self.inner.metrics;
+        let (signing, expiry) = (signing.clone(), expiry.clone());
+        metrics.register(move |registry| {
+            let help = "The trusted roots, by SHA-256: 1 for the one that signs, 0 for others";
+            registry.register("osm_root_signing", help, signing);
+            let help = "Unix time at which a trusted root expires";
+            registry.register("osm_root_expiry_seconds", help, expiry);
+        });
+    }
+
     /// The roots to trust.
     pub fn roots(&self) -> TrustBundle {
         self.inner.roots.borrow().clone()
@@ -238,13 +365,24 @@ impl Issuer {
         self.inner.roots.subscribe()
     }
 
+    /// The fingerprint of the root that signs.
+    pub fn signer(&self) -> Arc<str> {
+        self.inner.signer.borrow().clone()
+    }
+
+    /// The fingerprint of the root that signs, as it changes: what another one signed is to be renewed.
+    pub fn watch_signer(&self) -> watch::Receiver<Arc<str>> {
+        self.inner.signer.subscribe()
+    }
+
     /// Issues a leaf with a new key.
     ///
     /// # Errors
     /// [`IssueError`]; the caller goes on with what it has and tries again ([`crate::renewal`] does).
     pub async fn issue(&self, request: &LeafRequest) -> Result<Leaf, IssueError> {
         let begun = Instant::now();
-        let outcome = self.issue_once(request).await;
+        let signer = self.inner.arrangement.load().signs.clone();
+        let outcome = signer.issue(request).await;
         match &outcome {
             Ok(_) => {
                 self.inner.metrics.issued.inc();
@@ -257,44 +395,27 @@ impl Issuer {
         outcome
     }
 
-    async fn issue_once(&self, request: &LeafRequest) -> Result<Leaf, IssueError> {
-        let leaf = match &self.inner.signer {
-            Signer::Vault(vault) => vault.issue(request).await?,
-            Signer::CertManager(issuer) => issuer.issue(request).await?,
-            Signer::Local { authority, .. } => {
-                if !authority.is_slow() && request.key == KeyKind::P256 {
-                    return authority.sign(request, Timestamp::now());
-                }
-                let (authority, request) = (authority.clone(), request.clone());
-                let sign = move || authority.sign(&request, Timestamp::now());
-                let signed = tokio::task::spawn_blocking(sign).await;
-                return signed.unwrap_or_else(|error| Err(IssueError::Signing(error.to_string())));
-            }
-        };
-        verify::check(&leaf, request, &self.roots(), Timestamp::now())?;
-        Ok(leaf)
-    }
-
-    /// Compares the root in use with the stored one.
+    /// Compares the roots in use with the stored ones: the worst of what is found.
     pub async fn check(&self) -> RootState {
-        match &self.inner.signer {
-            Signer::Vault(vault) => vault.check().await,
-            Signer::CertManager(issuer) => issuer.check(),
-            Signer::Local { store: None, .. } => RootState::Same,
-            Signer::Local { authority, store: Some(store) } => match store.read().await {
-                Ok(Some(stored)) => match Root::from_pem(&stored.certificate) {
-                    Ok(root) if root == *authority.root() => RootState::Same,
-                    Ok(_) => RootState::Differs(
-                        "the stored root is not the one in use; rotate roots with a MeshRootCertificate, or restart \
-                         the control plane and all meshed pods"
-                            .into(),
-                    ),
-                    Err(error) => RootState::Differs(format!("the stored root is unfit: {error}")),
-                },
-                Ok(None) => RootState::Differs("the stored root is gone; restore it from a backup".into()),
-                Err(StoreError::Malformed(message)) => RootState::Differs(message),
-                Err(StoreError::Temporary(message)) => RootState::Unknown(message),
-            },
+        let members = self.inner.arrangement.load().trusts.clone();
+        let mut worst = RootState::Same;
+        for member in members {
+            match (member.check().await, &worst) {
+                (RootState::Same, _) => {}
+                (RootState::Unknown(_), RootState::Differs(_)) => {}
+                (state, _) => worst = state,
+            }
         }
+        worst
     }
+}
+
+fn arrangement(signs: Member, mut trusts: Vec<Member>) -> Arrangement {
+    if !trusts
+        .iter()
+        .any(|member| member.fingerprint() == signs.fingerprint())
+    {
+        trusts.push(signs.clone());
+    }
+    Arrangement { signs, trusts }
 }

@@ -32,6 +32,8 @@ use zeroize::Zeroizing;
 use super::{IssueError, Leaf, LeafRequest, RootState, gate::Gate};
 use crate::{backoff::jittered, client, tls};
 
+/// Vault's own port.
+pub(super) const PORT: u16 = 8200;
 /// Longest time for one call.
 const LIMIT: Duration = Duration::from_secs(15);
 /// Longest answer that is read.
@@ -259,7 +261,7 @@ impl Vault {
         let host = address
             .host()
             .ok_or_else(|| provider(&"its address has no host"))?;
-        let port = address.port_u16().unwrap_or(8200);
+        let port = address.port_u16().unwrap_or(PORT);
         let mut request = Request::builder()
             .method(method)
             .uri(format!("/v1/{path}"))
