@@ -19,6 +19,7 @@ mod injection;
 pub mod node;
 mod rollout;
 mod root;
+mod rotation;
 pub mod runner;
 pub mod sabotage;
 mod scaling;
@@ -61,6 +62,7 @@ pub const DRILLS: &[Drill] = drills! {
     root::one_root, Quick, 50, "replicas at once, and killed, without a root";
     injection::repeated_admission, Quick, 50, "an injector dies amid repeated deliveries";
     injection::orphaned_secrets, Long, 50, "a pod is admitted and never comes";
+    rotation::root_rotation, Long, 100, "the root certificate is exchanged, and back";
     certificates::renewed_certificates, Quick, 200, "all service certificates are renewed";
     api_server::silent_api_server, Quick, 100, "the API server stands still";
     api_server::killed_api_server, Quick, 100, "the API server is gone";
