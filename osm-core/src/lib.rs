@@ -19,6 +19,7 @@ pub mod injection;
 pub mod ir;
 pub mod mesh;
 pub mod policy;
+pub mod relay;
 pub mod resource;
 #[cfg(feature = "sabotage")]
 pub mod sabotage;

@@ -23,6 +23,16 @@ impl Version {
         }
         Self(u128::from_be_bytes(first))
     }
+
+    /// Its 16 bytes, for a file.
+    pub(crate) fn to_bytes(self) -> [u8; 16] {
+        self.0.to_be_bytes()
+    }
+
+    /// The version of these bytes, as [`Version::to_bytes`] gave them.
+    pub(crate) fn from_bytes(bytes: [u8; 16]) -> Self {
+        Self(u128::from_be_bytes(bytes))
+    }
 }
 
 impl fmt::Display for Version {

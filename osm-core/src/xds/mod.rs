@@ -23,7 +23,7 @@ mod state;
 mod subscription;
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use std::sync::Arc;
 

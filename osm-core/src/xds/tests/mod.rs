@@ -24,7 +24,7 @@ use crate::{
     resource::{ClassId, ProxyEntry, Resource, ResourceType, Slot, Snapshot, TypeSet},
 };
 
-pub(super) fn proxy() -> ProxyIdentity {
+pub(crate) fn proxy() -> ProxyIdentity {
     ProxyIdentity {
         uuid: Uuid::from_u128(1),
         service: ServiceIdentity::new("shop", "buyer"),
@@ -32,7 +32,7 @@ pub(super) fn proxy() -> ProxyIdentity {
 }
 
 /// A resource whose content is `value`.
-pub(super) fn resource(kind: ResourceType, name: &str, value: u32) -> Arc<Resource> {
+pub(crate) fn resource(kind: ResourceType, name: &str, value: u32) -> Arc<Resource> {
     let content = format!("{name}#{value}");
     match kind {
         ResourceType::Cluster => Resource::new(
@@ -79,7 +79,7 @@ pub(super) fn resource(kind: ResourceType, name: &str, value: u32) -> Arc<Resour
 }
 
 /// The proxy's view and the snapshot, edited by a test.
-pub(super) struct World {
+pub(crate) struct World {
     snapshot: Snapshot,
     members: BTreeMap<ResourceType, BTreeMap<String, Slot>>,
     slots: u32,
@@ -87,7 +87,7 @@ pub(super) struct World {
 }
 
 impl World {
-    pub(super) fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let mut world = Self {
             snapshot: Snapshot::default(),
             members: BTreeMap::new(),
@@ -144,7 +144,7 @@ impl World {
             .set_view(ClassId(7), Some(Arc::new(view.with(kind, Arc::new(set)))));
     }
 
-    pub(super) fn set(&mut self, kind: ResourceType, name: &str, value: u32) -> &mut Self {
+    pub(crate) fn set(&mut self, kind: ResourceType, name: &str, value: u32) -> &mut Self {
         let slot = self.member(kind, name);
         self.snapshot
             .set_resource(slot, Some(resource(kind, name, value)));
@@ -152,13 +152,13 @@ impl World {
     }
 
     /// In the view, but not known yet.
-    pub(super) fn pend(&mut self, kind: ResourceType, name: &str) -> &mut Self {
+    pub(crate) fn pend(&mut self, kind: ResourceType, name: &str) -> &mut Self {
         let slot = self.member(kind, name);
         self.snapshot.set_resource(slot, None);
         self
     }
 
-    pub(super) fn remove(&mut self, kind: ResourceType, name: &str) -> &mut Self {
+    pub(crate) fn remove(&mut self, kind: ResourceType, name: &str) -> &mut Self {
         if let Some(slot) = self.members.entry(kind).or_default().remove(name) {
             self.snapshot.set_resource(slot, None);
             self.rebuild(kind);
@@ -167,7 +167,7 @@ impl World {
     }
 
     /// The proxy is gone, or back under another identity.
-    pub(super) fn own(&mut self, identity: Option<ServiceIdentity>) -> &mut Self {
+    pub(crate) fn own(&mut self, identity: Option<ServiceIdentity>) -> &mut Self {
         let entry = identity.map(|identity| ProxyEntry {
             identity,
             class: ClassId(7),
@@ -176,18 +176,18 @@ impl World {
         self
     }
 
-    pub(super) fn publish(&mut self) -> Arc<Snapshot> {
+    pub(crate) fn publish(&mut self) -> Arc<Snapshot> {
         self.snapshot.revision += 1;
         self.published = Arc::new(self.snapshot.clone());
         self.published.clone()
     }
 
-    pub(super) fn published(&self) -> &Arc<Snapshot> {
+    pub(crate) fn published(&self) -> &Arc<Snapshot> {
         &self.published
     }
 
     /// The kind's resources of the published view.
-    pub(super) fn resources(&self, kind: ResourceType) -> BTreeMap<String, Option<Arc<Resource>>> {
+    pub(crate) fn resources(&self, kind: ResourceType) -> BTreeMap<String, Option<Arc<Resource>>> {
         let view = self.published.view(ClassId(7)).expect("the class has a view");
         let entries = view.set(kind).iter();
         entries
@@ -197,7 +197,7 @@ impl World {
 }
 
 /// What a response carries, in short: `CDS +a +b -c`.
-pub(super) fn short(response: &Response) -> String {
+pub(crate) fn short(response: &Response) -> String {
     let mut text = match response.kind {
         ResourceType::Cluster => "CDS",
         ResourceType::Endpoint => "EDS",
@@ -215,7 +215,7 @@ pub(super) fn short(response: &Response) -> String {
     text
 }
 
-pub(super) fn shorts(responses: &[Response]) -> Vec<String> {
+pub(crate) fn shorts(responses: &[Response]) -> Vec<String> {
     responses.iter().map(short).collect()
 }
 
@@ -223,7 +223,7 @@ fn names(names: &[&str]) -> Vec<String> {
     names.iter().map(|name| (*name).to_owned()).collect()
 }
 
-pub(super) fn delta_request(kind: ResourceType, subscribe: &[&str]) -> DeltaDiscoveryRequest {
+pub(crate) fn delta_request(kind: ResourceType, subscribe: &[&str]) -> DeltaDiscoveryRequest {
     DeltaDiscoveryRequest {
         type_url: kind.type_url().to_owned(),
         resource_names_subscribe: names(subscribe),
@@ -231,7 +231,7 @@ pub(super) fn delta_request(kind: ResourceType, subscribe: &[&str]) -> DeltaDisc
     }
 }
 
-pub(super) fn state_request(kind: ResourceType, subscribe: &[&str]) -> DiscoveryRequest {
+pub(crate) fn state_request(kind: ResourceType, subscribe: &[&str]) -> DiscoveryRequest {
     DiscoveryRequest {
         type_url: kind.type_url().to_owned(),
         resource_names: names(subscribe),
@@ -239,7 +239,7 @@ pub(super) fn state_request(kind: ResourceType, subscribe: &[&str]) -> Discovery
     }
 }
 
-pub(super) fn rejection() -> Option<osm_proto::google::rpc::Status> {
+pub(crate) fn rejection() -> Option<osm_proto::google::rpc::Status> {
     Some(osm_proto::google::rpc::Status {
         code: 3,
         message: "no\ngood".to_owned(),
