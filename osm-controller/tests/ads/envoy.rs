@@ -90,6 +90,7 @@ impl Envoy {
             probes: &[],
             bind: "127.0.0.1".parse().unwrap(),
             directory: &directory,
+            relay: None,
         }
         .render();
         let mut config: Value = serde_json::from_str(&rendered).unwrap();

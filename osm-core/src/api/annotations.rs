@@ -4,6 +4,9 @@
 pub const SIDECAR_INJECTION: &str = "openservicemesh.io/sidecar-injection";
 /// On a namespace: whether its pods are scraped by Prometheus.
 pub const METRICS: &str = "openservicemesh.io/metrics";
+/// On a pod or namespace: whether the sidecar's last good configuration is kept in the pod, so that it can restart while
+/// no controller answers (`enabled|yes|true` or `disabled|no|false`). MeshConfig says what holds where neither does.
+pub const KEEP_LAST_GOOD_CONFIG: &str = "openservicemesh.io/keep-last-good-config";
 /// On a pod: comma separated ports that bypass the sidecar on the way out.
 pub const OUTBOUND_PORT_EXCLUSION_LIST: &str = "openservicemesh.io/outbound-port-exclusion-list";
 /// On a pod: comma separated ports that bypass the sidecar on the way in.

@@ -68,6 +68,9 @@ pub struct SidecarSpec {
     pub ecdh_curves: Vec<String>,
     /// Where the sidecar reaches the application: `Localhost` or `PodIP`.
     pub local_proxy_mode: LocalProxyMode,
+    /// Keeps each sidecar's last good configuration and certificates in its pod, so that it can restart while no
+    /// controller answers. An annotation of the pod or its namespace goes before it.
+    pub keep_last_good_config: bool,
 }
 
 /// The address at which a sidecar reaches its application.

@@ -30,6 +30,10 @@ pub const ENVOY_CONTAINER: &str = "envoy";
 pub const INIT_CONTAINER: &str = "osm-init";
 /// The container that answers rewritten TCP and gRPC probes.
 pub const HEALTHCHECK_CONTAINER: &str = "osm-healthcheck";
+/// The container that keeps the sidecar's last good configuration, and the cluster that Envoy knows it as.
+pub const RELAY: &str = "osm-relay";
+/// The memory-backed volume of what is kept.
+pub const RELAY_VOLUME: &str = "osm-relay-volume";
 /// The name Kubernetes gives Services inside a cluster; also the suffix of every SNI in the mesh.
 pub const CLUSTER_DOMAIN: &str = "cluster.local";
 /// The ALPN protocol of mesh traffic.

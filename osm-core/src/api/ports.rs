@@ -16,6 +16,8 @@ pub const READINESS_PROBE: u16 = 15902;
 pub const STARTUP_PROBE: u16 = 15903;
 /// Rewritten TCP and gRPC probes arrive here, at `osm-sidecar healthcheck`.
 pub const HEALTHCHECK: u16 = 15904;
+/// Health and metrics of `osm-sidecar relay`, in pods that have it.
+pub const RELAY: u16 = 15905;
 /// The controller's aggregated discovery service (gRPC, mutual TLS).
 pub const ADS: u16 = 15128;
 /// The injector's webhook (HTTPS).

@@ -22,10 +22,13 @@ use super::{Settings, StartOrder, exclusion::Exclusions};
 use crate::{
     api::{
         mesh_config::{LocalProxyMode, MeshConfigSpec},
-        names::{BOOTSTRAP_VOLUME, ENVOY_CONTAINER, HEALTHCHECK_CONTAINER, INIT_CONTAINER},
+        names::{
+            self, BOOTSTRAP_VOLUME, ENVOY_CONTAINER, HEALTHCHECK_CONTAINER, INIT_CONTAINER, RELAY,
+            RELAY_VOLUME,
+        },
         ports,
     },
-    envoy::bootstrap::{BOOTSTRAP, DIRECTORY, ProbeKind, READY_PATH},
+    envoy::bootstrap::{self, BOOTSTRAP, DIRECTORY, ProbeKind, READY_PATH, RELAY_DIRECTORY},
     identity::ProxyIdentity,
 };
 
@@ -51,6 +54,7 @@ pub(super) struct Parts<'a> {
     pub(super) exclusions: &'a Exclusions,
     pub(super) probe_ports: &'a [ProbeKind],
     pub(super) helper_ports: &'a BTreeSet<u16>,
+    pub(super) relay: bool,
     pub(super) grace: Option<i64>,
 }
 
@@ -97,7 +101,11 @@ impl Parts<'_> {
             }
         };
         let exclusions = self.exclusions;
-        list("inbound-port-exclusion-list", joined(&exclusions.inbound_ports));
+        let mut inbound_ports = exclusions.inbound_ports.clone();
+        if self.relay && !inbound_ports.contains(&ports::RELAY) {
+            inbound_ports.push(ports::RELAY);
+        }
+        list("inbound-port-exclusion-list", joined(&inbound_ports));
         list("outbound-port-exclusion-list", joined(&exclusions.outbound_ports));
         list(
             "outbound-ip-range-exclusion-list",
@@ -152,14 +160,18 @@ impl Parts<'_> {
             readiness_probe: Some(ready_probe(5, 3)),
             lifecycle: self.linger(),
             security_context: Some(unprivileged(PROXY_UID)),
-            volume_mounts: Some(vec![VolumeMount {
-                name: BOOTSTRAP_VOLUME.to_owned(),
-                mount_path: DIRECTORY.to_owned(),
-                read_only: Some(true),
-                ..Default::default()
-            }]),
+            volume_mounts: Some(self.envoy_mounts()),
             ..Default::default()
         })
+    }
+
+    fn envoy_mounts(&self) -> Vec<VolumeMount> {
+        // A socket on a read-only mount can be connected to.
+        let relay = self.relay.then(|| mount(RELAY_VOLUME, RELAY_DIRECTORY, true));
+        [mount(BOOTSTRAP_VOLUME, DIRECTORY, true)]
+            .into_iter()
+            .chain(relay)
+            .collect()
     }
 
     fn envoy_ports(&self) -> Vec<ContainerPort> {
@@ -221,6 +233,45 @@ impl Parts<'_> {
         })
     }
 
+    /// `osm-relay`: keeps the sidecar's last good configuration, see `osm_core::relay`. It is Envoy's way to the
+    /// controller, and therefore runs as Envoy's user, which redirection lets out.
+    pub(super) fn relay(&self) -> Value {
+        let controller = bootstrap::address(&self.settings.control_plane_namespace);
+        value(Container {
+            name: RELAY.to_owned(),
+            image: Some(self.settings.healthcheck_image.clone()),
+            image_pull_policy: self.settings.pull_policy.clone(),
+            restart_policy: self.restart_policy(),
+            command: Some(vec!["osm-sidecar".to_owned()]),
+            args: Some(vec![
+                "relay".to_owned(),
+                // With the last dot, no search list is tried first.
+                format!("--controller={controller}.:{}", ports::ADS),
+                format!("--server-name={}", names::ads_server(&self.settings.trust_domain)),
+            ]),
+            ports: Some(vec![container_port("relay".to_owned(), ports::RELAY)]),
+            resources: self.relay_resources(),
+            liveness_probe: Some(Probe {
+                http_get: Some(HTTPGetAction {
+                    path: Some("/health/alive".to_owned()),
+                    port: IntOrString::Int(ports::RELAY.into()),
+                    scheme: Some("HTTP".to_owned()),
+                    ..Default::default()
+                }),
+                period_seconds: Some(10),
+                timeout_seconds: Some(2),
+                failure_threshold: Some(3),
+                ..Default::default()
+            }),
+            security_context: Some(unprivileged(PROXY_UID)),
+            volume_mounts: Some(vec![
+                mount(BOOTSTRAP_VOLUME, DIRECTORY, true),
+                mount(RELAY_VOLUME, RELAY_DIRECTORY, false),
+            ]),
+            ..Default::default()
+        })
+    }
+
     fn restart_policy(&self) -> Option<String> {
         (self.settings.start_order == StartOrder::NativeSidecar).then(|| "Always".to_owned())
     }
@@ -233,18 +284,36 @@ impl Parts<'_> {
 
     fn helper_resources(&self) -> Option<ResourceRequirements> {
         some_resources(&self.config.sidecar.resources)?;
-        let of = |cpu: &str, memory: &str| {
-            let quantity = |text: &str| Quantity(text.to_owned());
-            Some(BTreeMap::from([
-                ("cpu".to_owned(), quantity(cpu)),
-                ("memory".to_owned(), quantity(memory)),
-            ]))
-        };
-        Some(ResourceRequirements {
-            requests: of("5m", "8Mi"),
-            limits: of("100m", "32Mi"),
-            ..Default::default()
-        })
+        Some(resources(("5m", "8Mi"), ("100m", "32Mi")))
+    }
+
+    /// The limit covers the volume when it is full: its memory is the relay's.
+    fn relay_resources(&self) -> Option<ResourceRequirements> {
+        some_resources(&self.config.sidecar.resources)?;
+        Some(resources(("5m", "16Mi"), ("200m", "128Mi")))
+    }
+}
+
+fn resources(requests: (&str, &str), limits: (&str, &str)) -> ResourceRequirements {
+    let of = |(cpu, memory): (&str, &str)| {
+        Some(BTreeMap::from([
+            ("cpu".to_owned(), Quantity(cpu.to_owned())),
+            ("memory".to_owned(), Quantity(memory.to_owned())),
+        ]))
+    };
+    ResourceRequirements {
+        requests: of(requests),
+        limits: of(limits),
+        ..Default::default()
+    }
+}
+
+fn mount(volume: &str, path: &str, read_only: bool) -> VolumeMount {
+    VolumeMount {
+        name: volume.to_owned(),
+        mount_path: path.to_owned(),
+        read_only: read_only.then_some(true),
+        ..Default::default()
     }
 }
 

@@ -8,7 +8,7 @@ use super::{
     Settings,
     denial::{Denial, shorten},
 };
-use crate::api::{annotations, labels};
+use crate::api::{annotations, labels, mesh_config::MeshConfigSpec};
 
 /// What is known of a namespace.
 #[derive(Debug, Clone, Copy)]
@@ -64,6 +64,27 @@ impl SkipReason {
                 .to_owned()
         })
     }
+}
+
+/// Whether the sidecar's last good configuration is to be kept: as the pod's annotation says, or its namespace's, or
+/// MeshConfig.
+pub(super) fn keeps_config(
+    pod: &Pod,
+    namespace: NamespaceView<'_>,
+    config: &MeshConfigSpec,
+) -> Result<bool, Denial> {
+    let by_pod = match &pod.metadata.annotations {
+        Some(of_pod) => switch(of_pod, annotations::KEEP_LAST_GOOD_CONFIG, || {
+            "the pod".to_owned()
+        })?,
+        None => None,
+    };
+    let by_namespace = switch(namespace.annotations, annotations::KEEP_LAST_GOOD_CONFIG, || {
+        format!("namespace {}", namespace.name)
+    })?;
+    Ok(by_pod
+        .or(by_namespace)
+        .unwrap_or(config.sidecar.keep_last_good_config))
 }
 
 impl NamespaceView<'_> {

@@ -44,8 +44,8 @@ pub enum Denial {
     VolumeMounted(String),
     /// A port the mesh needs is taken.
     #[error(
-        "{place} uses port {port}, which the mesh's sidecar uses in every pod (15000, 15001, 15003, 15010, \
-         15901-15904): use another"
+        "{place} uses port {port}, which the mesh's sidecar uses (15000, 15001, 15003, 15010, 15901-15904, and 15905 in \
+         pods whose configuration is kept): use another"
     )]
     PortTaken {
         /// Which field of which container.

@@ -11,9 +11,14 @@ use super::{
     probe::{field, probes},
 };
 use crate::api::{
-    names::{BOOTSTRAP_VOLUME, ENVOY_CONTAINER, HEALTHCHECK_CONTAINER, INIT_CONTAINER},
+    names::{BOOTSTRAP_VOLUME, ENVOY_CONTAINER, HEALTHCHECK_CONTAINER, INIT_CONTAINER, RELAY, RELAY_VOLUME},
     ports,
 };
+
+/// The sidecar's containers.
+pub(super) const CONTAINERS: [&str; 4] = [ENVOY_CONTAINER, INIT_CONTAINER, HEALTHCHECK_CONTAINER, RELAY];
+/// The sidecar's volumes. There are keys in both.
+pub(super) const VOLUMES: [&str; 2] = [BOOTSTRAP_VOLUME, RELAY_VOLUME];
 
 /// The ports a sidecar uses in every pod.
 const RESERVED_PORTS: [u16; 8] = [
@@ -37,22 +42,18 @@ pub(super) fn containers(spec: &PodSpec) -> impl Iterator<Item = (&'static str, 
     of("initContainers", init).chain(of("containers", &spec.containers[..]))
 }
 
-/// Checks a pod that has no sidecar yet.
-pub(super) fn check(pod: &Pod) -> Result<(), Denial> {
+/// Checks a pod that has no sidecar yet, and will have one with or without a relay.
+pub(super) fn check(pod: &Pod, relay: bool) -> Result<(), Denial> {
     let spec = pod
         .spec
         .as_ref()
         .filter(|spec| !spec.containers.is_empty())
         .ok_or(Denial::NoContainers)?;
-    if spec
-        .volumes
-        .iter()
-        .flatten()
-        .any(|volume| volume.name == BOOTSTRAP_VOLUME)
-    {
+    let mut volumes = spec.volumes.iter().flatten();
+    if let Some(volume) = volumes.find(|volume| VOLUMES.contains(&volume.name.as_str())) {
         return Err(Denial::NameTaken {
             what: "volume",
-            name: BOOTSTRAP_VOLUME.to_owned(),
+            name: volume.name.clone(),
         });
     }
     let pod_user = spec
@@ -61,7 +62,7 @@ pub(super) fn check(pod: &Pod) -> Result<(), Denial> {
         .and_then(|context| context.run_as_user);
     for (list, _, container) in containers(spec) {
         let name = container.name.as_str();
-        if [ENVOY_CONTAINER, INIT_CONTAINER, HEALTHCHECK_CONTAINER].contains(&name) {
+        if CONTAINERS.contains(&name) {
             return Err(Denial::NameTaken {
                 what: "container",
                 name: name.to_owned(),
@@ -71,7 +72,7 @@ pub(super) fn check(pod: &Pod) -> Result<(), Denial> {
             .volume_mounts
             .iter()
             .flatten()
-            .any(|mount| mount.name == BOOTSTRAP_VOLUME)
+            .any(|mount| VOLUMES.contains(&mount.name.as_str()))
         {
             return Err(Denial::VolumeMounted(shorten(name)));
         }
@@ -83,12 +84,12 @@ pub(super) fn check(pod: &Pod) -> Result<(), Denial> {
         if user == Some(PROXY_UID) {
             return Err(Denial::ProxyUser(format!("{list} {:?}", shorten(name))));
         }
-        check_ports(container)?;
+        check_ports(container, relay)?;
     }
     Ok(())
 }
 
-fn check_ports(container: &Container) -> Result<(), Denial> {
+fn check_ports(container: &Container, relay: bool) -> Result<(), Denial> {
     let declared = container
         .ports
         .iter()
@@ -96,7 +97,8 @@ fn check_ports(container: &Container) -> Result<(), Denial> {
         .map(|port| ("a port", port.container_port));
     let probed = probes(container).filter_map(|(kind, probe)| Some((field(kind), number(probe)?)));
     for (place, port) in declared.chain(probed) {
-        if RESERVED_PORTS.iter().any(|reserved| i32::from(*reserved) == port) {
+        let mut reserved = RESERVED_PORTS.iter().chain(relay.then_some(&ports::RELAY));
+        if reserved.any(|reserved| i32::from(*reserved) == port) {
             let place = format!("{place} of container {:?}", shorten(&container.name));
             return Err(Denial::PortTaken { place, port });
         }

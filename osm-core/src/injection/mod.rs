@@ -173,7 +173,8 @@ pub fn inject(
     } else {
         original
     };
-    inventory::check(&pod)?;
+    let relay = decision::keeps_config(&pod, namespace, config)?;
+    inventory::check(&pod, relay)?;
     let (exclusions, mut warnings) = Exclusions::of(&pod, &config.traffic)?;
     let probes = probe::rewrite(&pod, &mut editor)?;
 
@@ -184,6 +185,7 @@ pub fn inject(
         exclusions: &exclusions,
         probe_ports: &probes.ports(),
         helper_ports: &probes.helper_ports,
+        relay,
         grace: pod
             .spec
             .as_ref()
@@ -196,6 +198,9 @@ pub fn inject(
         editor.set_annotation(annotations::PROMETHEUS_PATH, "/stats/prometheus");
     }
     editor.append("volumes", volume(proxy.uuid));
+    if relay {
+        editor.append("volumes", relay_volume());
+    }
     place(&mut editor, &parts);
     if matches!(settings.start_order, StartOrder::Container { .. }) && ends_by_itself(&pod) {
         warnings.push(
@@ -211,6 +216,7 @@ pub fn inject(
         probes: &probes.by_envoy,
         bind: settings.bind,
         directory: bootstrap::DIRECTORY,
+        relay: relay.then_some(bootstrap::RELAY_DIRECTORY),
     }
     .render();
     if bootstrap.len() > MAX_BOOTSTRAP {
@@ -231,23 +237,23 @@ pub fn inject(
 
 /// The sidecar's containers, where they belong.
 fn place(editor: &mut Editor, parts: &container::Parts<'_>) {
-    let helper = !parts.helper_ports.is_empty();
+    let helper = (!parts.helper_ports.is_empty()).then(|| parts.healthcheck());
+    let relay = parts.relay.then(|| parts.relay());
     match parts.settings.start_order {
         StartOrder::NativeSidecar => {
             editor.insert_first("initContainers", parts.redirect());
-            editor.insert("initContainers", 1, parts.envoy());
-            if helper {
-                editor.insert("initContainers", 2, parts.healthcheck());
+            let sidecars = relay.into_iter().chain([parts.envoy()]).chain(helper);
+            for (index, container) in sidecars.enumerate() {
+                editor.insert("initContainers", index + 1, container);
             }
         }
         // Redirection comes last here: until Envoy runs, redirected connections lead nowhere, and the application's
         // init containers would have no network.
         StartOrder::Container { .. } => {
             editor.append("initContainers", parts.redirect());
-            if helper {
-                editor.append("containers", parts.healthcheck());
+            for container in helper.into_iter().chain(relay).chain([parts.envoy()]) {
+                editor.append("containers", container);
             }
-            editor.append("containers", parts.envoy());
         }
     }
 }
@@ -262,6 +268,12 @@ fn volume(proxy: Uuid) -> Value {
         "name": names::BOOTSTRAP_VOLUME,
         "secret": { "secretName": secret_name(proxy), "defaultMode": 0o444 },
     })
+}
+
+/// Room for what the relay keeps: memory, because there are keys in it and because it must not outlive the pod. The
+/// relay stays below the limit by itself (`osm_core::relay::Limits`).
+fn relay_volume() -> Value {
+    json!({ "name": names::RELAY_VOLUME, "emptyDir": { "medium": "Memory", "sizeLimit": "48Mi" } })
 }
 
 fn read(pod: &Value) -> Result<Pod, Denial> {

@@ -6,12 +6,15 @@
 
 use k8s_openapi::api::core::v1::{Container, Pod, PodSpec};
 
-use super::{denial::Denial, inventory::containers, patch::Editor, probe, read};
+use super::{
+    denial::Denial,
+    inventory::{CONTAINERS, VOLUMES, containers},
+    patch::Editor,
+    probe, read,
+};
 use crate::api::{
     labels,
-    names::{
-        BOOTSTRAP_SECRET_PREFIX, BOOTSTRAP_VOLUME, ENVOY_CONTAINER, HEALTHCHECK_CONTAINER, INIT_CONTAINER,
-    },
+    names::{BOOTSTRAP_SECRET_PREFIX, BOOTSTRAP_VOLUME, ENVOY_CONTAINER},
 };
 
 /// Whether the pod has our sidecar, told by its structure: a volume of our name that is a bootstrap Secret, mounted
@@ -26,15 +29,14 @@ pub(super) fn is_injected(pod: &Pod) -> bool {
 /// Takes the sidecar out; the pod as it was before it.
 pub(super) fn remove(pod: Pod, editor: &mut Editor) -> Result<Pod, Denial> {
     let Some(spec) = &pod.spec else { return Ok(pod) };
-    let ours = [ENVOY_CONTAINER, INIT_CONTAINER, HEALTHCHECK_CONTAINER];
     let mut places: Vec<(&str, usize)> = containers(spec)
-        .filter(|(_, _, container)| ours.contains(&container.name.as_str()))
+        .filter(|(_, _, container)| CONTAINERS.contains(&container.name.as_str()))
         .map(|(list, index, _)| (list, index))
         .collect();
     let volumes = spec.volumes.iter().flatten().enumerate();
     places.extend(
         volumes
-            .filter(|(_, volume)| volume.name == BOOTSTRAP_VOLUME)
+            .filter(|(_, volume)| VOLUMES.contains(&volume.name.as_str()))
             .map(|(index, _)| ("volumes", index)),
     );
     // From the back, so that the places that are left stay right.

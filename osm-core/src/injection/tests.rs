@@ -1,4 +1,5 @@
 mod copied;
+mod relay;
 
 use std::{
     collections::BTreeMap,

@@ -56,9 +56,9 @@ const HTTP_OPTIONS: &str = "envoy.extensions.upstreams.http.v3.HttpProtocolOptio
 ///
 /// Envoy waits a random time between zero and a bound that doubles from `base_interval` to `max_interval`. Its
 /// default maximum is 30 s: proxies then stay without a controller long after one is back.
-pub(super) fn stream() -> TargetSpecifier {
+pub(super) fn stream(cluster: &str) -> TargetSpecifier {
     TargetSpecifier::EnvoyGrpc(EnvoyGrpc {
-        cluster_name: CONTROLLER.to_owned(),
+        cluster_name: cluster.to_owned(),
         retry_policy: Some(RetryPolicy {
             retry_back_off: Some(BackoffStrategy {
                 base_interval: Some(milliseconds(300)),
@@ -74,12 +74,8 @@ pub(super) fn stream() -> TargetSpecifier {
 ///
 /// Logical DNS: a name that stops to resolve, or resolves to nothing, keeps the last address that worked.
 pub(super) fn cluster(bootstrap: &Bootstrap<'_>) -> Cluster {
-    let host = format!(
-        "{CONTROLLER}.{}.svc.{CLUSTER_DOMAIN}",
-        bootstrap.controller_namespace
-    );
     let endpoint = Endpoint {
-        address: Some(tcp_address(host, ports::ADS)),
+        address: Some(tcp_address(address(bootstrap.controller_namespace), ports::ADS)),
         ..Default::default()
     };
     Cluster {
@@ -87,18 +83,8 @@ pub(super) fn cluster(bootstrap: &Bootstrap<'_>) -> Cluster {
         cluster_discovery_type: Some(ClusterDiscoveryType::Type(DiscoveryType::LogicalDns.into())),
         dns_lookup_family: DnsLookupFamily::V4Preferred.into(),
         connect_timeout: Some(seconds(3)),
-        load_assignment: Some(ClusterLoadAssignment {
-            cluster_name: CONTROLLER.to_owned(),
-            endpoints: vec![LocalityLbEndpoints {
-                lb_endpoints: vec![LbEndpoint {
-                    host_identifier: Some(HostIdentifier::Endpoint(endpoint)),
-                    ..Default::default()
-                }],
-                ..Default::default()
-            }],
-            ..Default::default()
-        }),
-        typed_extension_protocol_options: BTreeMap::from([(HTTP_OPTIONS.to_owned(), http2())]),
+        load_assignment: Some(only(CONTROLLER, endpoint)),
+        typed_extension_protocol_options: http2(),
         upstream_connection_options: Some(UpstreamConnectionOptions {
             // For a peer that is gone without a word while HTTP/2 has no stream to ping on: 10 + 3 * 5 s.
             tcp_keepalive: Some(TcpKeepalive {
@@ -116,8 +102,28 @@ pub(super) fn cluster(bootstrap: &Bootstrap<'_>) -> Cluster {
     }
 }
 
+/// The name at which the controller's Service is found.
+pub fn address(controller_namespace: &str) -> String {
+    format!("{CONTROLLER}.{controller_namespace}.svc.{CLUSTER_DOMAIN}")
+}
+
+/// A cluster's one endpoint.
+pub(super) fn only(cluster: &str, endpoint: Endpoint) -> ClusterLoadAssignment {
+    ClusterLoadAssignment {
+        cluster_name: cluster.to_owned(),
+        endpoints: vec![LocalityLbEndpoints {
+            lb_endpoints: vec![LbEndpoint {
+                host_identifier: Some(HostIdentifier::Endpoint(endpoint)),
+                ..Default::default()
+            }],
+            ..Default::default()
+        }],
+        ..Default::default()
+    }
+}
+
 /// HTTP/2 with pings: a controller that hangs, or a node that fell off the network, is noticed within 15 s.
-fn http2() -> Any {
+pub(super) fn http2() -> BTreeMap<String, Any> {
     let http2 = Http2ProtocolOptions {
         connection_keepalive: Some(KeepaliveSettings {
             interval: Some(seconds(10)),
@@ -129,12 +135,13 @@ fn http2() -> Any {
         initial_connection_window_size: Some(1 << 20),
         ..Default::default()
     };
-    any(&HttpProtocolOptions {
+    let options = any(&HttpProtocolOptions {
         upstream_protocol_options: Some(UpstreamProtocolOptions::ExplicitHttpConfig(ExplicitHttpConfig {
             protocol_config: Some(ProtocolConfig::Http2ProtocolOptions(http2)),
         })),
         ..Default::default()
-    })
+    });
+    BTreeMap::from([(HTTP_OPTIONS.to_owned(), options)])
 }
 
 /// Both ends are ours, so TLS 1.3 only. The controller must be named `ads.<trust domain>`: any other certificate of

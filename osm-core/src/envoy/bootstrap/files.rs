@@ -32,6 +32,11 @@ pub const CERTIFICATE: &str = "sds_cert.pem";
 /// File of the xDS client certificate's key, PEM.
 pub const KEY: &str = "sds_key.pem";
 
+/// Where the volume of what the relay keeps is mounted.
+pub const RELAY_DIRECTORY: &str = "/var/run/osm-relay";
+/// The socket in that folder at which the relay serves Envoy.
+pub const RELAY_SOCKET: &str = "xds.sock";
+
 /// SDS name of the xDS client certificate.
 pub(super) const CERTIFICATE_SECRET_NAME: &str = "tls_sds";
 /// SDS name of the root that signs the controller.

@@ -7,6 +7,7 @@
 mod controller;
 mod files;
 mod probe;
+mod relay;
 
 use std::{net::IpAddr, time::Duration};
 
@@ -25,9 +26,10 @@ use osm_proto::envoy::{
 };
 use uuid::Uuid;
 
+pub use controller::address;
 pub use files::{
-    BOOTSTRAP, CERTIFICATE, CERTIFICATE_SECRET, DIRECTORY, KEY, ROOT, VALIDATION_SECRET, certificate_secret,
-    validation_secret,
+    BOOTSTRAP, CERTIFICATE, CERTIFICATE_SECRET, DIRECTORY, KEY, RELAY_DIRECTORY, RELAY_SOCKET, ROOT,
+    VALIDATION_SECRET, certificate_secret, validation_secret,
 };
 pub use probe::{ORIGINAL_HEADERS, READY_PATH};
 
@@ -57,6 +59,8 @@ pub struct Bootstrap<'a> {
     pub bind: IpAddr,
     /// The folder of the pod's bootstrap Secret in the Envoy container: [`DIRECTORY`] in a pod.
     pub directory: &'a str,
+    /// The folder of the relay's socket, [`RELAY_DIRECTORY`] in a pod; `None` if Envoy speaks to the controller itself.
+    pub relay: Option<&'a str>,
 }
 
 /// One HTTP or HTTPS probe of an application's container, as Envoy passes it on.
@@ -133,6 +137,10 @@ impl Bootstrap<'_> {
     }
 
     fn message(&self) -> Message {
+        let controller = match self.relay {
+            None => controller::cluster(self),
+            Some(folder) => relay::cluster(folder),
+        };
         Message {
             node: Some(Node {
                 id: self.uuid.to_string(),
@@ -145,14 +153,14 @@ impl Bootstrap<'_> {
                 ..Default::default()
             }),
             dynamic_resources: Some(DynamicResources {
-                ads_config: Some(ads_config()),
+                ads_config: Some(ads_config(&controller.name)),
                 cds_config: Some(ads()),
                 lds_config: Some(ads()),
                 ..Default::default()
             }),
             static_resources: Some(StaticResources {
                 listeners: probe::listeners(self.probes, self.bind),
-                clusters: [controller::cluster(self), probe::admin_cluster()]
+                clusters: [controller, probe::admin_cluster()]
                     .into_iter()
                     .chain(self.probes.iter().map(probe::cluster))
                     .collect(),
@@ -172,12 +180,12 @@ impl Bootstrap<'_> {
     }
 }
 
-fn ads_config() -> ApiConfigSource {
+fn ads_config(cluster: &str) -> ApiConfigSource {
     ApiConfigSource {
         api_type: ApiType::DeltaGrpc.into(),
         transport_api_version: ApiVersion::V3.into(),
         grpc_services: vec![GrpcService {
-            target_specifier: Some(controller::stream()),
+            target_specifier: Some(controller::stream(cluster)),
             ..Default::default()
         }],
         set_node_on_first_message_only: true,

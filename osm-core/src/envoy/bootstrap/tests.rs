@@ -27,6 +27,10 @@ fn probes() -> Vec<Probe> {
 }
 
 fn render(probes: &[Probe], bind: IpAddr, directory: &str) -> String {
+    bootstrap(probes, bind, directory, None)
+}
+
+fn bootstrap(probes: &[Probe], bind: IpAddr, directory: &str, relay: Option<&str>) -> String {
     let trust_domain = TrustDomain::default();
     Bootstrap {
         uuid: Uuid::from_u128(7),
@@ -35,6 +39,7 @@ fn render(probes: &[Probe], bind: IpAddr, directory: &str) -> String {
         probes,
         bind,
         directory,
+        relay,
     }
     .render()
 }
@@ -50,6 +55,21 @@ fn golden() {
     insta::assert_json_snapshot!("certificate_secret", certificate);
     let validation: Value = serde_json::from_str(&validation_secret(DIRECTORY)).expect("JSON");
     insta::assert_json_snapshot!("validation_secret", validation);
+}
+
+#[test]
+fn with_a_relay_the_controller_is_reached_through_its_socket() {
+    let text = bootstrap(
+        &[],
+        Ipv4Addr::UNSPECIFIED.into(),
+        DIRECTORY,
+        Some(RELAY_DIRECTORY),
+    );
+    let bootstrap: Value = serde_json::from_str(&text).expect("JSON");
+    insta::assert_json_snapshot!("relay", bootstrap["staticResources"]["clusters"][0]);
+    let service = &bootstrap["dynamicResources"]["adsConfig"]["grpcServices"][0];
+    assert_eq!(service["envoyGrpc"]["clusterName"], "osm-relay");
+    assert!(!text.contains("osm-controller"), "{text}");
 }
 
 #[test]
@@ -75,6 +95,8 @@ fn envoy_accepts_it_and_calls_nothing_deprecated() {
         for probes in [probes(), vec![]] {
             validate(&directory, &render(&probes, bind, &text(&directory)));
         }
+        let relayed = bootstrap(&probes(), bind, &text(&directory), Some(RELAY_DIRECTORY));
+        validate(&directory, &relayed);
     }
     fs::remove_dir_all(&directory).expect("ours");
 }
