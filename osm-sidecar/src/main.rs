@@ -1,11 +1,12 @@
 //! The mesh's helper in each pod.
 //!
 //! `redirect` runs once, before everything else in the pod, and leads its traffic to Envoy. `healthcheck` answers the
-//! probes Envoy cannot: for TCP and gRPC. Must stay small, it is in every pod: no async runtime, no TLS, no Kubernetes
-//! client.
+//! probes Envoy cannot: for TCP and gRPC. `relay` keeps the sidecar's last good configuration, where that is switched
+//! on. Must stay small, it is in every pod: no Kubernetes client, and no async runtime but in `relay`.
 
 mod healthcheck;
 mod redirect;
+mod relay;
 
 use std::process::ExitCode;
 
@@ -24,12 +25,15 @@ enum Command {
     Redirect(redirect::Arguments),
     /// Answers rewritten TCP and gRPC probes until it is told to end.
     Healthcheck(healthcheck::Arguments),
+    /// Passes Envoy's configuration on, keeps it, and serves what it kept while no controller answers.
+    Relay(relay::Arguments),
 }
 
 fn main() -> ExitCode {
     let result = match Arguments::parse().command {
         Command::Redirect(arguments) => redirect::run(arguments),
         Command::Healthcheck(arguments) => healthcheck::run(arguments),
+        Command::Relay(arguments) => relay::run(arguments),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
