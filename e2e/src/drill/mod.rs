@@ -24,6 +24,7 @@ pub mod runner;
 pub mod sabotage;
 mod scaling;
 pub mod scene;
+mod sidecar;
 pub mod traffic;
 
 use anyhow::Result;
@@ -58,6 +59,7 @@ pub const DRILLS: &[Drill] = drills! {
     scaling::reconnect_storm, Quick, 100, "all sidecars come to one controller at once";
     scaling::connections_of_bounded_age, Long, 200, "maxConnectionAge=10s";
     absence::headless, Quick, 200, "no control plane, then no pod of a backend";
+    sidecar::sidecar_restart_headless, Quick, 100, "no control plane, then no Envoy in a pod that keeps its configuration";
     agreement::identical_configuration, Quick, 100, "a controller dies amid random changes";
     root::one_root, Quick, 50, "replicas at once, and killed, without a root";
     injection::repeated_admission, Quick, 50, "an injector dies amid repeated deliveries";
