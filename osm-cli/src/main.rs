@@ -27,7 +27,8 @@ use clap::{Args, CommandFactory, Parser, Subcommand};
 use osm_core::api::names;
 
 use crate::commands::{
-    certificate, check as check_command, completion, env, install, mesh, metrics, namespace, proxy, uninstall, version,
+    certificate, check as check_command, completion, env, install, mesh, metrics, namespace, proxy,
+    uninstall, version,
 };
 use crate::config::Config;
 

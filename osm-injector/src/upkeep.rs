@@ -49,8 +49,11 @@ const CONCURRENT: usize = 8;
 /// The Secrets of pods as the last round found them. Cheap to clone; all clones are one.
 #[derive(Clone, Debug, Default)]
 pub struct Seen {
-    last: Arc<Mutex<Option<(u64, Option<Timestamp>)>>>,
+    last: Arc<Mutex<Option<Found>>>,
 }
+
+/// How many there are, and when the certificate that ends first does.
+type Found = (u64, Option<Timestamp>);
 
 impl Seen {
     /// How many certificates sidecars connect with, made to live for `validity`, and the end of the one that ends first;
@@ -98,7 +101,8 @@ pub async fn keep(
             // What an earlier leader saw is not known: Secrets without pods are counted from here.
             let mut upkeep = Upkeep::default();
             while *leader.borrow() {
-                (roots.mark_unchanged(), signer.mark_unchanged());
+                roots.mark_unchanged();
+                signer.mark_unchanged();
                 match round(&bootstraps, &seen, &mut upkeep, grace, begun.elapsed()).await {
                     Ok(count) => drop(counted.send_replace(Some(count))),
                     Err(error) => tracing::warn!(%error, "bootstrap Secrets cannot be looked after now"),

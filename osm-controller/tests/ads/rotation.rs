@@ -177,6 +177,7 @@ fn stock_client(shop: &mut Shop, port: u16, server: u16) {
     let outbound = OutboundListener {
         chains: vec![chain],
         passthrough: false,
+        ipv6: false,
     };
     let endpoint = Endpoint {
         address: IpAddr::from(Ipv4Addr::LOCALHOST),
@@ -204,6 +205,7 @@ fn stock_server(shop: &mut Shop, port: u16, application: u16) {
         server_name: store().fqdn(),
         forward: clusters(name),
         access: None,
+        judges_paths: false,
     };
     let inbound = InboundListener {
         chains: vec![chain],
@@ -293,7 +295,8 @@ async fn a_root_is_rotated_while_requests_run_and_none_fails() {
     let server_envoy = Envoy::start_as(&server.sidecar, &server.pki, server.server().address, false).await;
     client_envoy.ready().await;
     server_envoy.ready().await;
-    (client.followed().await, server.followed().await);
+    client.followed().await;
+    server.followed().await;
     for attempt in 0.. {
         match request(entry).await {
             Ok(()) => break,
@@ -309,7 +312,8 @@ async fn a_root_is_rotated_while_requests_run_and_none_fails() {
     client.arrange(&old, &[&old, &new]).await;
     pause().await;
     server.arrange(&old, &[&old, &new]).await;
-    (client.followed().await, server.followed().await);
+    client.followed().await;
+    server.followed().await;
     client_envoy.renew(&client.sidecar, &client.pki).await;
     server_envoy.renew(&server.sidecar, &server.pki).await;
     pause().await;
@@ -319,7 +323,8 @@ async fn a_root_is_rotated_while_requests_run_and_none_fails() {
     server.arrange(&new, &[&old, &new]).await;
     pause().await;
     client.arrange(&new, &[&old, &new]).await;
-    (client.followed().await, server.followed().await);
+    client.followed().await;
+    server.followed().await;
     client.restart().await;
     server.restart().await;
     client_envoy.renew(&client.sidecar, &client.pki).await;
@@ -331,7 +336,8 @@ async fn a_root_is_rotated_while_requests_run_and_none_fails() {
     client.arrange(&new, &[&new]).await;
     pause().await;
     server.arrange(&new, &[&new]).await;
-    (client.followed().await, server.followed().await);
+    client.followed().await;
+    server.followed().await;
     client_envoy.renew(&client.sidecar, &client.pki).await;
     server_envoy.renew(&server.sidecar, &server.pki).await;
     pause().await;

@@ -140,12 +140,6 @@ impl Root {
         pem::encode_config(&pem::Pem::new("CERTIFICATE", self.der.to_vec()), config)
     }
 
-    /// SHA-256 of its DER bytes in hexadecimal, as `openssl x509 -fingerprint -sha256` shows it without the colons.
-    pub fn fingerprint(&self) -> String {
-        let hash = Sha256::digest(&self.der);
-        hash.iter().map(|byte| format!("{byte:02x}")).collect()
-    }
-
     /// The time it is good for.
     pub fn validity(&self) -> Validity {
         self.certificate.validity

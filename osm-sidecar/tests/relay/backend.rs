@@ -81,6 +81,7 @@ pub(crate) fn listener(settings: &Settings) -> Arc<Resource> {
     let outbound = OutboundListener {
         chains: vec![chain],
         passthrough: false,
+        ipv6: false,
     };
     let mut listener = envoy::outbound_listener(&outbound, settings);
     listener.listener_filters.clear();

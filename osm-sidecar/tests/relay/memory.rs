@@ -91,6 +91,7 @@ fn listener(chains: Vec<OutboundChain>, settings: &Settings) -> Arc<Resource> {
     let outbound = OutboundListener {
         chains,
         passthrough: false,
+        ipv6: false,
     };
     let mut listener = envoy::outbound_listener(&outbound, settings);
     if let Some(Address::SocketAddress(socket)) = listener
