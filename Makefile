@@ -50,6 +50,7 @@ lint: ## Formatting, clippy, documentation, dependency rules.
 	cargo clippy --locked --workspace --all-targets -- -D warnings
 	RUSTDOCFLAGS="-D warnings" cargo doc --locked --quiet --no-deps -p osm-core -p osm-runtime
 	.ci/laws
+	deny=$$($(E2E) programs cargo-deny | tail -n 1) && "$$deny" --offline --log-level error check bans licenses sources
 
 .PHONY: cluster-up
 cluster-up: ## Start the local Kubernetes (state under .local/).
