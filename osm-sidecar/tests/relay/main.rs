@@ -1,4 +1,5 @@
 //! `osm-sidecar relay` between the real Envoy and a real discovery service, with a backend that demands mutual TLS.
+#![allow(clippy::unwrap_used)]
 
 mod backend;
 mod memory;
