@@ -36,6 +36,14 @@ pub fn create() -> Result<()> {
                     .with_context(|| format!("cannot write {}", file.display()))?;
             }
         }
+        // What is measured on the cluster must not depend on what the machine builds beside it. Version 1 counts shares,
+        // of 1024 for everyone else; version 2 weights, of 100.
+        for (setting, share) in [("cpu.shares", "16384"), ("cpu.weight", "1600")] {
+            let file = group.join(setting);
+            if file.exists() {
+                fs::write(&file, share).with_context(|| format!("cannot write {}", file.display()))?;
+            }
+        }
         // A cpuset without processors takes no process: version 1 does not inherit them.
         for setting in ["cpuset.cpus", "cpuset.mems"] {
             for group in [&group, &programs] {

@@ -67,9 +67,11 @@ pub(super) async fn rolling_restart(scene: &Scene) -> Result<()> {
 
 /// Whether a statistic is about configuration that must not be sent again: everything but certificates.
 fn is_configuration(name: &str) -> bool {
+    // The last counts answers of DNS.
     !name.contains(".client_ssl_socket_factory.")
         && !name.contains(".server_ssl_socket_factory.")
         && !name.starts_with("sds.")
+        && !name.starts_with("cluster.osm-controller.")
 }
 
 type Stats = BTreeMap<String, BTreeMap<String, u64>>;

@@ -14,12 +14,12 @@ use futures::future::LocalBoxFuture;
 use super::bed::{self, SHOP};
 use super::finding::{Outcome, Report};
 use super::sabotage::{self, Sabotage};
-use super::scene::{self, COMPONENTS, Scene};
+use super::scene::{self, COMPONENTS, SOON, Scene};
 use super::traffic::Loss;
 use crate::checkout::Checkout;
 use crate::ground::{self, Ground};
 use crate::harness::mesh::NAMESPACE;
-use crate::harness::{Mesh, failure};
+use crate::harness::{Mesh, eventually, failure};
 use crate::image::catalog;
 use crate::progress::{Progress, seconds};
 
@@ -170,6 +170,11 @@ impl Stage {
         mesh.osm_ok(&arguments.iter().map(String::as_str).collect::<Vec<_>>())
             .await?;
         ground::mark(&mesh).await?;
+        // Made by a controller, soon after it is ready.
+        eventually("the MeshConfig", SOON, async || {
+            mesh.configure(bed::sidecar_needs()).await
+        })
+        .await?;
         if let Some(fault) = fault {
             let variable = format!("{}={}", sabotage::VARIABLE, fault.name());
             for component in COMPONENTS {
