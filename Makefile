@@ -10,6 +10,8 @@ PROFILE ?= dev
 # package alone would compile them once more.
 E2E := cargo build --locked --workspace --bins --profile $(PROFILE) && \
 	$${CARGO_TARGET_DIR:-target}/$(if $(filter dev,$(PROFILE)),debug,$(PROFILE))/osm-e2e
+# What is measured is built for speed.
+LOAD := cargo build --release --locked --workspace --bins && mkdir -p .local && $${CARGO_TARGET_DIR:-target}/release/osm-load
 
 .PHONY: help
 help: ## This list.
@@ -43,6 +45,18 @@ drills-all: ## All drills, for as long as they take (hours).
 .PHONY: drills-sabotage
 drills-sabotage: ## Drills on control planes with a fault built in, where they must fail.
 	for fault in random-versions no-read-back no-drain no-limiter; do $(E2E) drill --sabotage $$fault; done
+
+.PHONY: bench
+bench: ## Load on the control plane, judged by ratios within the run; under ten minutes on two cores.
+	$(LOAD) --json .local/bench.json bench
+
+.PHONY: bench-full
+bench-full: ## The same to the limit: an hour and more.
+	$(LOAD) --json .local/bench-full.json full
+
+.PHONY: bench-micro
+bench-micro: ## Micro-benchmarks of the engine, the encoders and the streams.
+	cargo bench --locked -p osm-core
 
 .PHONY: lint
 lint: ## Formatting, clippy, documentation, dependency rules.

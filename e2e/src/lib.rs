@@ -2,8 +2,8 @@
 //!
 //! [`cluster`] makes, checks and removes the cluster; [`image`] builds container images without Docker. Both are
 //! plain blocking code: they start programs and wait for them. [`ground`] gets both ready for the [`demo`] and the
-//! end-to-end tests of [`suite`] and the fault drills of [`drill`], which look at the mesh through the [`harness`]; [`report`] is what the program
-//! `osm-demo` prints for them.
+//! end-to-end tests of [`suite`] and the fault drills of [`drill`], which look at the mesh through the [`harness`];
+//! [`report`] is what the program `osm-demo` prints for them.
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
 pub mod checkout;

@@ -22,13 +22,14 @@ type Authority = CertifiedIssuer<'static, KeyPair>;
 
 /// Where the files are.
 #[derive(Debug, Clone)]
-pub(super) struct Certificates {
+pub struct Certificates {
     folder: PathBuf,
 }
 
 impl Certificates {
-    /// Makes everything anew in `folder`, for a node of the given name.
-    pub(super) fn create(folder: &Path, node: &str) -> Result<Self> {
+    /// Makes everything anew in `folder`, for a node of the given name; the kubeconfig files lead to the API server at the
+    /// address `api`.
+    pub fn create(folder: &Path, node: &str, api: &str) -> Result<Self> {
         fs::create_dir_all(folder).with_context(|| format!("cannot create {}", folder.display()))?;
         let made = Self {
             folder: folder.to_owned(),
@@ -86,14 +87,14 @@ impl Certificates {
             let (certificate, key) = sign(&cluster, &client(&user, group)?)?;
             made.write(
                 &format!("{name}.kubeconfig"),
-                &kubeconfig(&cluster.pem(), &certificate, &key)?,
+                &kubeconfig(api, &cluster.pem(), &certificate, &key)?,
             )?;
         }
         Ok(made)
     }
 
     /// The file of that name.
-    pub(super) fn file(&self, name: &str) -> PathBuf {
+    pub fn file(&self, name: &str) -> PathBuf {
         self.folder.join(name)
     }
 
@@ -163,13 +164,13 @@ fn sign(authority: &Authority, params: &CertificateParams) -> Result<(String, St
     Ok((certificate.pem(), key.serialize_pem()))
 }
 
-fn kubeconfig(authority: &str, certificate: &str, key: &str) -> Result<String> {
+fn kubeconfig(api: &str, authority: &str, certificate: &str, key: &str) -> Result<String> {
     let config = serde_json::json!({
         "apiVersion": "v1",
         "kind": "Config",
         "current-context": "osm-e2e",
         "clusters": [{"name": "osm-e2e", "cluster": {
-            "server": format!("https://{}:6443", network::NODE),
+            "server": api,
             "certificate-authority-data": STANDARD.encode(authority),
         }}],
         "users": [{"name": "osm-e2e", "user": {

@@ -5,7 +5,7 @@
 //! its own: outside of these it has one network interface, one folder in `/run`, and a folder in the checkout.
 
 mod addons;
-mod certificates;
+pub mod certificates;
 pub mod cgroup;
 pub mod check;
 pub mod containerd;

@@ -168,7 +168,8 @@ fn create(checkout: &Checkout, programs: &Programs, images: &[Image], progress: 
         cgroup::create()?;
         settings::raise()?;
         network::create()?;
-        let certificates = Certificates::create(&state.join("certificates"), node::NAME)?;
+        let api = format!("https://{}:6443", network::NODE);
+        let certificates = Certificates::create(&state.join("certificates"), node::NAME, &api)?;
         fs::copy(certificates.file("admin.kubeconfig"), checkout.kubeconfig())
             .context("cannot write the kubeconfig")?;
         Ok(certificates)

@@ -1,0 +1,160 @@
+//! `osm-load`: load on the control plane. Thousands of fake Envoys, a real API server, and what the mesh's programs cost.
+//!
+//! ```text
+//! population -> api (etcd, kube-apiserver) -> osm-controller -> connection, sidecar (fake Envoys) -> tally
+//!                    plan: what is done, in which order; measure, phase: what it took; report: for people and programs
+//! ```
+//!
+//! Invariant: fake Envoys say what Envoy says and prove who they are as sidecars do, the API server is the real one, and
+//! costs are read from the kernel's accounts. Only traffic, kubelets and the controller manager are missing.
+#![cfg_attr(test, allow(clippy::unwrap_used))]
+
+mod api;
+mod bench;
+mod connection;
+mod fleet;
+mod injection;
+mod library;
+mod measure;
+mod phase;
+mod plan;
+mod population;
+mod reference;
+mod report;
+mod server;
+mod sidecar;
+mod tally;
+mod wire;
+mod world;
+
+use std::{path::PathBuf, process::ExitCode, time::Duration};
+
+use anyhow::{Context, Result};
+use clap::{Args, Parser, Subcommand};
+use osm_e2e::progress::Progress;
+
+use crate::{
+    plan::{Plan, Stage, Step},
+    population::Size,
+    report::Report,
+    sidecar::Variant,
+};
+
+/// Load on the control plane: thousands of fake Envoys over real mutual TLS, a real API server.
+#[derive(Parser)]
+#[command(version, about)]
+struct Arguments {
+    #[command(subcommand)]
+    verb: Verb,
+    /// Where to write the report as JSON.
+    #[arg(long, global = true)]
+    json: Option<PathBuf>,
+    /// Threads of the fake Envoys. One leaves a core of two to the server.
+    #[arg(long, global = true, default_value_t = 1)]
+    threads: usize,
+}
+
+#[derive(Subcommand)]
+enum Verb {
+    /// What is judged by ratios within the run. Under ten minutes on two cores.
+    Bench,
+    /// Everything, to the limit. An hour and more.
+    Full,
+    /// One mesh, and the steps that are named.
+    Run(Run),
+    /// The injector alone.
+    Inject {
+        /// Seconds of each phase.
+        #[arg(long, default_value_t = 20)]
+        seconds: u64,
+    },
+}
+
+#[derive(Args)]
+struct Run {
+    /// Services.
+    #[arg(long, default_value_t = 100)]
+    services: usize,
+    /// Pods with a proxy, over all services.
+    #[arg(long, default_value_t = 1_000)]
+    proxies: usize,
+    /// Services that each may call.
+    #[arg(long, default_value_t = 5)]
+    upstreams: usize,
+    /// Services that may call the hub.
+    #[arg(long, default_value_t = 50)]
+    hub_callers: usize,
+    /// Everyone may call everyone.
+    #[arg(long)]
+    permissive: bool,
+    /// What the proxies speak.
+    #[arg(long, value_enum, default_value = "delta")]
+    variant: Variant,
+    /// Controller replicas.
+    #[arg(long, default_value_t = 1)]
+    controllers: usize,
+    /// What to do, in order: `connect`, `idle=10`, `endpoint=5`, `churn=60@100` ...
+    #[arg(default_values = ["connect", "idle=5", "endpoint=3", "target=3", "restart"])]
+    steps: Vec<Step>,
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    match run(&arguments) {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(arguments: &Arguments) -> Result<bool> {
+    let progress = Progress::new();
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(1)
+        .enable_all()
+        .build()?;
+    let (plans, injection) = match &arguments.verb {
+        Verb::Bench => (bench::short(), Some(10)),
+        Verb::Full => (bench::full(), Some(60)),
+        Verb::Run(run) => (vec![run.plan()], None),
+        Verb::Inject { seconds } => (Vec::new(), Some(*seconds)),
+    };
+    let mut phases = Vec::new();
+    for plan in &plans {
+        phases.extend(runtime.block_on(plan.run(arguments.threads, &progress))?);
+    }
+    if let Some(seconds) = injection {
+        phases.extend(runtime.block_on(bench::injector(Duration::from_secs(seconds), &progress))?);
+    }
+    let verdicts = bench::judge(&phases);
+    let report = Report::new(phases, verdicts);
+    println!("{}", report.text());
+    if let Some(path) = &arguments.json {
+        std::fs::write(path, report.json()?).with_context(|| format!("cannot write {}", path.display()))?;
+    }
+    Ok(report.holds())
+}
+
+impl Run {
+    fn plan(&self) -> Plan {
+        let mode = if self.permissive { "permissive" } else { "SMI" };
+        Plan {
+            size: Size {
+                services: self.services,
+                proxies: self.proxies,
+                upstreams: self.upstreams,
+                hub_callers: self.hub_callers,
+            },
+            stages: vec![Stage {
+                name: format!("{mode} {:?} {}/{}", self.variant, self.proxies, self.services).to_lowercase(),
+                permissive: self.permissive,
+                variant: self.variant,
+                controllers: self.controllers,
+                steps: self.steps.clone(),
+            }],
+        }
+    }
+}

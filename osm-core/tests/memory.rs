@@ -1,0 +1,74 @@
+//! What a connected proxy costs in memory: a gate, by counted bytes and not by what an allocator makes of them.
+
+#[path = "../benches/town/mod.rs"]
+// The gate uses a part of it.
+#[allow(dead_code)]
+mod town;
+
+use dhat::HeapStats;
+use osm_core::mesh::Event;
+use town::{Town, accept, synced};
+
+#[global_allocator]
+static ALLOCATOR: dhat::Alloc = dhat::Alloc;
+
+/// Bytes a proxy's stream may hold when all is quiet. Measured: see the assertion's message when it fails; a tenth on top.
+const STREAM: usize = 1_700;
+/// Bytes a further pod may cost the engine: its fact, its place in tables, its endpoint.
+const POD: usize = 4_000;
+
+fn held() -> usize {
+    HeapStats::get().curr_bytes
+}
+
+/// One test, because the allocator counts for the whole process.
+#[test]
+fn a_proxy_costs_little_and_changes_leave_nothing_behind() {
+    let _profiler = dhat::Profiler::builder().testing().build();
+    let town = Town {
+        services: 40,
+        pods: 5,
+        permissive: false,
+    };
+    let before = held();
+    let mut engine = town.engine();
+    let small = held() - before;
+    let larger = Town { pods: 10, ..town }.engine();
+    let each = (held() - before - small).saturating_sub(small) / (40 * 5);
+    drop(larger);
+    assert!(
+        each <= POD,
+        "a pod costs the engine {each} bytes: more than {POD}"
+    );
+
+    let snapshot = engine.snapshot().clone();
+    let before = held();
+    let mut streams: Vec<_> = (0..200)
+        .map(|number| synced(town.proxy(number), &snapshot))
+        .collect();
+    let each = (held() - before) / streams.len();
+    assert!(each <= STREAM, "a stream holds {each} bytes: more than {STREAM}");
+
+    // What a change brought is held once by all, and what it replaced by nobody.
+    let mut change = |ready| {
+        let events = vec![
+            Event::Upsert(town.slice(0, ready)),
+            Event::Upsert(town.target(3, ready == 5)),
+        ];
+        engine.apply(events);
+        let snapshot = engine.snapshot().clone();
+        streams.iter_mut().for_each(|stream| {
+            accept(stream, &snapshot);
+        });
+    };
+    change(4);
+    change(5);
+    drop(snapshot);
+    let before = held();
+    for _ in 0..10 {
+        change(4);
+        change(5);
+    }
+    let grown = held().saturating_sub(before);
+    assert!(grown <= 4_096, "twenty changes and back left {grown} bytes");
+}
