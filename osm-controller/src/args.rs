@@ -2,27 +2,15 @@
 
 use std::{collections::BTreeMap, net::IpAddr, path::PathBuf, time::Duration};
 
-use anyhow::Context;
-use clap::{ArgAction, Parser, ValueEnum};
+use clap::{ArgAction, Parser};
 use osm_core::{
     api::{duration, labels, names},
     identity::TrustDomain,
 };
 use osm_runtime::{
-    issuer::{CertManagerOptions, Provider, Token, VaultOptions},
+    issuer::{Provider, ProviderFlags},
     log::Verbosity,
 };
-
-/// Where certificates come from.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum CertificateManager {
-    /// The built-in CA: a root in a Secret.
-    Tresor,
-    /// HashiCorp Vault.
-    Vault,
-    /// cert-manager.
-    CertManager,
-}
 
 /// The control plane of a service mesh: watches Kubernetes and configures the mesh's sidecars.
 #[derive(Clone, Parser)]
@@ -43,12 +31,6 @@ pub struct Args {
     /// The version put on labels of what the controller makes.
     #[arg(long, default_value = env!("CARGO_PKG_VERSION"))]
     pub osm_version: String,
-    /// Where certificates come from.
-    #[arg(long, value_enum, default_value = "tresor")]
-    pub certificate_manager: CertificateManager,
-    /// The Secret that holds the built-in CA.
-    #[arg(long, default_value = names::CA_BUNDLE_SECRET)]
-    pub ca_bundle_secret_name: String,
     /// The suffix of all names in certificates.
     #[arg(long, default_value = "cluster.local")]
     pub trust_domain: TrustDomain,
@@ -85,36 +67,9 @@ pub struct Args {
     #[arg(long, default_value_t = 400)]
     pub new_streams_per_second: u32,
 
-    /// Vault: http or https.
-    #[arg(long, default_value = "http")]
-    pub vault_protocol: String,
-    /// Vault: its host.
-    #[arg(long, default_value = "vault.default.svc.cluster.local")]
-    pub vault_host: String,
-    /// Vault: its port.
-    #[arg(long, default_value = "8200")]
-    pub vault_port: String,
-    /// Vault: the role certificates are issued under.
-    #[arg(long, default_value = "openservicemesh")]
-    pub vault_role: String,
-    /// Vault: the token, unless it is in a Secret.
-    #[arg(long, default_value = "", hide_default_value = true)]
-    pub vault_token: String,
-    /// Vault: the Secret of the token, in the control plane's namespace.
-    #[arg(long, default_value = "")]
-    pub vault_token_secret_name: String,
-    /// Vault: the key of the token in its Secret.
-    #[arg(long, default_value = "")]
-    pub vault_token_secret_key: String,
-    /// cert-manager: the issuer's name.
-    #[arg(long, default_value = "osm-ca")]
-    pub cert_manager_issuer_name: String,
-    /// cert-manager: Issuer or ClusterIssuer.
-    #[arg(long, default_value = "Issuer")]
-    pub cert_manager_issuer_kind: String,
-    /// cert-manager: the issuer's API group.
-    #[arg(long, default_value = "cert-manager.io")]
-    pub cert_manager_issuer_group: String,
+    /// Where certificates come from.
+    #[command(flatten)]
+    pub provider: ProviderFlags,
 
     // What follows is accepted so that manifests written for the original start.
     #[arg(long, hide = true, default_value = "")]
@@ -142,48 +97,7 @@ impl Args {
     /// # Errors
     /// When the flags of the provider do not make sense.
     pub fn provider(&self) -> anyhow::Result<Provider> {
-        Ok(match self.certificate_manager {
-            CertificateManager::Tresor => Provider::Tresor {
-                namespace: self.osm_namespace.clone(),
-                secret: self.ca_bundle_secret_name.clone(),
-                labels: self.labels(),
-            },
-            CertificateManager::Vault => Provider::Vault(self.vault()?),
-            CertificateManager::CertManager => Provider::CertManager(CertManagerOptions {
-                namespace: self.osm_namespace.clone(),
-                issuer: self.cert_manager_issuer_name.clone(),
-                kind: self.cert_manager_issuer_kind.clone(),
-                group: self.cert_manager_issuer_group.clone(),
-            }),
-        })
-    }
-
-    fn vault(&self) -> anyhow::Result<VaultOptions> {
-        let (protocol, host, port) = (&self.vault_protocol, &self.vault_host, &self.vault_port);
-        anyhow::ensure!(
-            !host.is_empty(),
-            "--vault-host is needed with --certificate-manager=vault"
-        );
-        let address = format!("{protocol}://{host}:{port}");
-        let token = match (
-            self.vault_token_secret_name.as_str(),
-            self.vault_token_secret_key.as_str(),
-        ) {
-            ("", _) => Token::Literal(self.vault_token.clone().into()),
-            (_, "") => anyhow::bail!("--vault-token-secret-key is needed with --vault-token-secret-name"),
-            (name, key) => Token::Secret {
-                namespace: self.osm_namespace.clone(),
-                name: name.to_owned(),
-                key: key.to_owned(),
-            },
-        };
-        Ok(VaultOptions {
-            address: address
-                .parse()
-                .with_context(|| format!("{address:?} is not the address of a Vault"))?,
-            role: self.vault_role.clone(),
-            token,
-        })
+        Ok(self.provider.provider(&self.osm_namespace, self.labels())?)
     }
 }
 

@@ -35,6 +35,8 @@ use crate::mesh::{Input, Inputs};
 const IDLE: Duration = Duration::from_secs(600);
 /// Longest sleep between looks at the clock: it may jump.
 const LOOK: Duration = Duration::from_secs(60);
+/// Shortest time between two renewals.
+const REST: Duration = Duration::from_secs(1);
 /// Over how long renewals are spread when another root signs.
 const SPREAD: Duration = Duration::from_secs(10);
 /// Certificates issued at a time.
@@ -306,10 +308,12 @@ async fn tell(
 
 /// Waits until a leaf should be renewed.
 async fn due(leaf: &Leaf) {
-    let at = leaf.validity().renew_at(rand::random());
+    // However short a life the provider gives, it is not asked without a pause.
+    sleep(jittered(REST, 0.5)).await;
+    let at = leaf.renew_at(rand::random());
     loop {
         let now = Timestamp::now();
-        if now >= at || leaf.validity().due(now) {
+        if now >= at || leaf.due(now) {
             return;
         }
         let left = Duration::try_from(at.duration_since(now)).unwrap_or_default();

@@ -1,6 +1,6 @@
 //! The process: starts everything, in an order in which nothing waits for what comes later, and leaves gently.
 
-use std::{net::SocketAddr, time::Duration};
+use std::net::SocketAddr;
 
 use anyhow::{Context, Result};
 use k8s_openapi::api::{
@@ -18,7 +18,6 @@ use osm_core::{
 use osm_runtime::{
     CancellationToken,
     admin::{self, Admin, Version},
-    backoff::jittered,
     client,
     event::{Events, News, Severity},
     health::Health,
@@ -27,7 +26,7 @@ use osm_runtime::{
     log::Handle,
     metrics::Metrics,
     renewal,
-    roots::{self, Keeper, Setting},
+    roots::{self, Delay, Keeper, Setting},
     serve::{Limits, ServeMetrics, Settings, any_address, serve_mutual_tls, serve_tls},
     shutdown::{Shutdown, Timing},
     status::Status,
@@ -61,8 +60,6 @@ const MANAGER: &str = "osm-controller-ca-bundle";
 const LEASE: &str = "osm-controller";
 /// Problems with objects waiting to be reported.
 const PROBLEMS: usize = 64;
-/// How long to wait before a root that is not fit for use is looked at again.
-const UNFIT: Duration = Duration::from_secs(30);
 
 fn version() -> Version {
     Version {
@@ -174,6 +171,7 @@ pub async fn run(args: Args, log: Handle) -> Result<()> {
         home: home.clone(),
         configured,
         labels: args.labels(),
+        authorities: args.provider.authorities(),
     };
     let (known, objects) = watch::channel(None);
     let synced = health.condition("meshrootcertificates");
@@ -309,6 +307,10 @@ impl Starting {
                 move |message| report_on(&events, &pod, "RootCertificateProblem", message)
             },
         ));
+        tokio::spawn(renewal::report_trouble(issuer.clone(), shutdown.stop.clone(), {
+            let (events, pod) = (self.events.clone(), self.own_pod());
+            move |trouble| report_on(&events, &pod, trouble.reason, &trouble.message)
+        }));
 
         let certificates = Certificates::new(
             issuer.clone(),
@@ -425,24 +427,16 @@ impl Starting {
     async fn open_issuer(&self) -> Option<(Issuer, Keeper)> {
         let condition = self.health.condition("listeners");
         let pod = self.own_pod();
-        let open = async {
-            loop {
-                let waiting =
-                    |reason: &str| condition.set_not_ready(format!("waiting for the root: {reason}"));
-                let (setting, objects) = (self.setting.clone(), self.objects.clone());
-                match roots::open(self.client.clone(), setting, objects, waiting).await {
-                    Ok(opened) => return opened,
-                    Err(error) => {
-                        tracing::error!(%error, "there is no usable root certificate");
-                        condition.set_not_ready(error.to_string());
-                        report_on(&self.events, &pod, "RootCertificateProblem", &error.to_string());
-                        tokio::time::sleep(jittered(UNFIT, 0.3)).await;
-                    }
-                }
+        let waiting = |delay: Delay| {
+            condition.set_not_ready(delay.to_string());
+            if let Delay::Failed(error) = delay {
+                tracing::error!(%error, "there is no root to use yet");
+                report_on(&self.events, &pod, error.reason(), &error.to_string());
             }
         };
+        let (setting, objects) = (self.setting.clone(), self.objects.clone());
         tokio::select! {
-            opened = open => Some(opened),
+            opened = roots::open_at_last(self.client.clone(), setting, objects, waiting) => Some(opened),
             () = self.shutdown.stop.cancelled() => None,
         }
     }

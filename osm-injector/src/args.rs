@@ -9,21 +9,14 @@ use osm_core::{
     identity::TrustDomain,
     injection::{Settings, StartOrder},
 };
-use osm_runtime::{issuer::Provider, log::Verbosity, serve::any_address};
+use osm_runtime::{
+    issuer::{Provider, ProviderFlags},
+    log::Verbosity,
+    serve::any_address,
+};
 
 /// Time between the end of a review and the API server's timeout: the answer must still arrive.
 const HEADROOM: Duration = Duration::from_secs(2);
-
-/// Where certificates come from.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum CertificateManager {
-    /// The built-in CA: a root in a Secret.
-    Tresor,
-    /// HashiCorp Vault.
-    Vault,
-    /// cert-manager.
-    CertManager,
-}
 
 /// Whether sidecars are native ones.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -55,12 +48,6 @@ pub struct Args {
     /// The version put on labels of what the injector makes.
     #[arg(long, default_value = env!("CARGO_PKG_VERSION"))]
     pub osm_version: String,
-    /// Where certificates come from.
-    #[arg(long, value_enum, default_value = "tresor")]
-    pub certificate_manager: CertificateManager,
-    /// The Secret that holds the built-in CA.
-    #[arg(long, default_value = names::CA_BUNDLE_SECRET)]
-    pub ca_bundle_secret_name: String,
     /// The suffix of all names in certificates.
     #[arg(long, default_value = "cluster.local")]
     pub trust_domain: TrustDomain,
@@ -114,31 +101,15 @@ pub struct Args {
     )]
     pub healthcheck_image: String,
 
+    /// Where certificates come from.
+    #[command(flatten)]
+    pub provider: ProviderFlags,
+
     // What follows is accepted so that manifests written for the original start.
     #[arg(long, hide = true, num_args = 0..=1, default_missing_value = "true", default_value = "false")]
     enable_reconciler: String,
     #[arg(long, hide = true, num_args = 0..=1, default_missing_value = "true", default_value = "false")]
     enable_mesh_root_certificate: String,
-    #[arg(long, hide = true, default_value = "http")]
-    vault_protocol: String,
-    #[arg(long, hide = true, default_value = "")]
-    vault_host: String,
-    #[arg(long, hide = true, default_value = "")]
-    vault_token: String,
-    #[arg(long, hide = true, default_value = "openservicemesh")]
-    vault_role: String,
-    #[arg(long, hide = true, default_value = "8200")]
-    vault_port: String,
-    #[arg(long, hide = true, default_value = "")]
-    vault_token_secret_name: String,
-    #[arg(long, hide = true, default_value = "")]
-    vault_token_secret_key: String,
-    #[arg(long, hide = true, default_value = "osm-ca")]
-    cert_manager_issuer_name: String,
-    #[arg(long, hide = true, default_value = "Issuer")]
-    cert_manager_issuer_kind: String,
-    #[arg(long, hide = true, default_value = "cert-manager.io")]
-    cert_manager_issuer_group: String,
 }
 
 impl Args {
@@ -156,21 +127,9 @@ impl Args {
     /// Where certificates come from.
     ///
     /// # Errors
-    /// When this build does not know the provider.
+    /// When the flags of the provider do not make sense.
     pub fn provider(&self) -> anyhow::Result<Provider> {
-        match self.certificate_manager {
-            CertificateManager::Tresor => Ok(Provider::Tresor {
-                namespace: self.osm_namespace.clone(),
-                secret: self.ca_bundle_secret_name.clone(),
-                labels: self.labels(),
-            }),
-            other => anyhow::bail!(
-                "--certificate-manager={} is not supported by this build; use tresor",
-                other
-                    .to_possible_value()
-                    .map_or_else(String::new, |value| value.get_name().to_owned())
-            ),
-        }
+        Ok(self.provider.provider(&self.osm_namespace, self.labels())?)
     }
 
     /// Longest time for a review.

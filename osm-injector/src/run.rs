@@ -26,7 +26,7 @@ use osm_runtime::{
     log::Handle,
     metrics::Metrics,
     renewal,
-    roots::{self, Keeper, Setting},
+    roots::{self, Delay, Keeper, Setting},
     serve::{Limits, ServeMetrics, Settings, any_address, serve_tls},
     shutdown::{Shutdown, Timing},
     status::Status,
@@ -59,8 +59,6 @@ const LEASE: &str = "osm-injector";
 const PATH: &str = "/mutate-pod-creation";
 /// Most bytes of a review: a pod of 1.5 MiB, escaped, and some more.
 const MAX_BODY: usize = 4 * 1024 * 1024;
-/// How long to wait before a root that is not fit for use is looked at again.
-const UNFIT: Duration = Duration::from_secs(30);
 /// How often the cluster is asked for its version: it may be upgraded.
 const VERSION_PERIOD: Duration = Duration::from_secs(600);
 
@@ -126,6 +124,7 @@ pub async fn run(args: Args, log: Handle) -> Result<()> {
         home: home.clone(),
         configured,
         labels: args.labels(),
+        authorities: args.provider.authorities(),
     };
     let (known, objects) = watch::channel(None);
     let synced = health.condition("meshrootcertificates");
@@ -263,16 +262,14 @@ impl Starting {
                 let (events, pod) = (self.events.clone(), self.own_pod());
                 move |message| {
                     tracing::error!(message, "the root certificate");
-                    let (reason, note) = ("RootCertificateProblem", message.to_owned());
-                    events.report(News {
-                        object: pod.clone(),
-                        severity: Severity::Warning,
-                        reason,
-                        note,
-                    });
+                    warn(&events, &pod, "RootCertificateProblem", message);
                 }
             },
         ));
+        tokio::spawn(renewal::report_trouble(issuer.clone(), shutdown.stop.clone(), {
+            let (events, pod) = (self.events.clone(), self.own_pod());
+            move |trouble| warn(&events, &pod, trouble.reason, &trouble.message)
+        }));
         tokio::spawn({
             let (client, name) = (self.client.clone(), args.webhook_config_name.clone());
             let (roots, metrics) = (issuer.watch_roots(), self.watch_metrics.clone());
@@ -369,33 +366,18 @@ impl Starting {
     /// Opens the certificate provider, for as long as it takes; `None` when it is time to leave before that. A root
     /// that is not fit for use is reported and looked at again: the operator may repair it.
     async fn open_issuer(&self, serving: &Condition) -> Option<(Issuer, Keeper)> {
-        loop {
-            let (setting, objects) = (self.setting.clone(), self.objects.clone());
-            let waiting =
-                |reason: &str| serving.set_not_ready(format!("waiting for a root certificate: {reason}"));
-            let opened = tokio::select! {
-                opened = roots::open(self.client.clone(), setting, objects, waiting) => opened,
-                () = self.shutdown.stop.cancelled() => return None,
-            };
-            match opened {
-                Ok(opened) => return Some(opened),
-                Err(error) => {
-                    let note = error.to_string();
-                    tracing::error!(error = note, "the root certificate cannot be used");
-                    serving.set_not_ready(note.clone());
-                    let (object, reason) = (self.own_pod(), "FatalInvalidCertificateManager");
-                    self.events.report(News {
-                        object,
-                        severity: Severity::Warning,
-                        reason,
-                        note,
-                    });
-                }
+        let pod = self.own_pod();
+        let waiting = |delay: Delay| {
+            serving.set_not_ready(delay.to_string());
+            if let Delay::Failed(error) = delay {
+                tracing::error!(%error, "there is no root to use yet");
+                warn(&self.events, &pod, error.reason(), &error.to_string());
             }
-            tokio::select! {
-                () = tokio::time::sleep(jittered(UNFIT, 0.3)) => {}
-                () = self.shutdown.stop.cancelled() => return None,
-            }
+        };
+        let (setting, objects) = (self.setting.clone(), self.objects.clone());
+        tokio::select! {
+            opened = roots::open_at_last(self.client.clone(), setting, objects, waiting) => Some(opened),
+            () = self.shutdown.stop.cancelled() => None,
         }
     }
 
@@ -408,6 +390,15 @@ impl Starting {
             ..Default::default()
         }
     }
+}
+
+fn warn(events: &Events, object: &ObjectReference, reason: &'static str, note: &str) {
+    events.report(News {
+        object: object.clone(),
+        severity: Severity::Warning,
+        reason,
+        note: note.to_owned(),
+    });
 }
 
 /// Keeps the settings in step with what the cluster can do, until `stop`.

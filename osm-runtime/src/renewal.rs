@@ -8,22 +8,29 @@ use std::{fmt::Display, time::Duration};
 
 use jiff::Timestamp;
 use rand::Rng;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
     backoff::{Backoff, jittered},
     health::Condition,
-    issuer::{IssueError, Issuer, Leaf, LeafRequest, RootState},
+    issuer::{IssueError, Issuer, Leaf, LeafRequest, RootState, Trouble},
 };
 
 /// Longest time one attempt may take.
 const ATTEMPT: Duration = Duration::from_secs(60);
 /// Longest sleep between looks at the clock.
 const LOOK: Duration = Duration::from_secs(30);
+/// Shortest time between two renewals.
+const REST: Duration = Duration::from_secs(1);
 /// How often the root is compared with the stored one.
 const ROOT_CHECK: Duration = Duration::from_secs(30);
 /// Over how long renewals are spread when another root signs.
 const SPREAD: Duration = Duration::from_secs(2);
+/// How often what is still wrong is told again.
+const REPORT_AGAIN: Duration = Duration::from_secs(10 * 60);
+/// How long new trouble is not told after the last has ended.
+const CALM: Duration = Duration::from_secs(60);
 
 /// Issues a leaf now and again before it is due, and after another root began to sign, giving each to `present`, until `stop`.
 /// `condition` is ready while the leaf in use is valid.
@@ -76,10 +83,12 @@ async fn attempt<E: Display>(
 }
 
 async fn wait_until_due(leaf: &Leaf, signer: &mut tokio::sync::watch::Receiver<std::sync::Arc<str>>) {
-    let due = leaf.validity().renew_at(rand::rng().random());
+    // However short a life the provider gives, it is not asked without a pause.
+    tokio::time::sleep(jittered(REST, 0.5)).await;
+    let due = leaf.renew_at(rand::rng().random());
     loop {
         let now = Timestamp::now();
-        if now >= due || leaf.validity().due(now) {
+        if now >= due || leaf.due(now) {
             return;
         }
         let left = Duration::try_from(due.duration_since(now)).unwrap_or_default();
@@ -94,21 +103,21 @@ async fn wait_until_due(leaf: &Leaf, signer: &mut tokio::sync::watch::Receiver<s
 }
 
 /// Compares the root in use with the stored one from time to time, until `stop`: `condition` is ready while they are
-/// the same. An API server or provider that does not answer changes nothing. `report` is told of each difference
-/// once (an event, for the operator).
+/// the same. An API server or provider that does not answer changes nothing. `report` is told of each difference, and
+/// again from time to time while it lasts (an Event, for the operator, which Kubernetes forgets after an hour).
 pub async fn guard_root(
     issuer: Issuer,
     condition: Condition,
     stop: CancellationToken,
     mut report: impl FnMut(&str),
 ) {
-    let mut reported = String::new();
+    let mut reported: Option<(String, Instant)> = None;
     let mut known = false;
     loop {
         match issuer.check().await {
             RootState::Same => {
                 known = true;
-                reported.clear();
+                reported = None;
                 match issuer.roots().check_validity(Timestamp::now()) {
                     Ok(()) => condition.set_ready(),
                     Err(error) => condition.set_not_ready(error.to_string()),
@@ -117,9 +126,10 @@ pub async fn guard_root(
             RootState::Differs(message) => {
                 known = true;
                 condition.set_not_ready(message.clone());
-                if reported != message {
+                let fresh = |(said, at): &(String, Instant)| *said == message && at.elapsed() < REPORT_AGAIN;
+                if !reported.as_ref().is_some_and(fresh) {
                     report(&message);
-                    reported = message;
+                    reported = Some((message, Instant::now()));
                 }
             }
             RootState::Unknown(error) if known => {
@@ -134,6 +144,33 @@ pub async fn guard_root(
             () = stop.cancelled() => return,
         }
     }
+}
+
+/// Tells `report` when certificates can no longer be issued, and again from time to time while that lasts, until
+/// `stop`. What is served meanwhile is what was issued before, so readiness is not touched here.
+pub async fn report_trouble(issuer: Issuer, stop: CancellationToken, mut report: impl FnMut(&Trouble)) {
+    let mut trouble = issuer.watch_trouble();
+    let run = async {
+        loop {
+            if trouble.wait_for(Option::is_some).await.is_err() {
+                return;
+            }
+            if let Some(now) = trouble.borrow().clone() {
+                report(&now);
+            }
+            let over = async { trouble.wait_for(Option::is_none).await.is_ok() };
+            match tokio::time::timeout(jittered(REPORT_AGAIN, 0.2), over).await {
+                Ok(true) => {
+                    tracing::info!("certificates are issued again");
+                    // One request in many that fails is not news each time.
+                    tokio::time::sleep(jittered(CALM, 0.2)).await;
+                }
+                Ok(false) => return,
+                Err(_) => {}
+            }
+        }
+    };
+    tokio::select! { () = run => {}, () = stop.cancelled() => {} }
 }
 
 #[cfg(test)]

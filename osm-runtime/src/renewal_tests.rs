@@ -13,7 +13,7 @@ use osm_core::{certificate::Profile, identity::TrustDomain};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
-use super::{guard_root, keep};
+use super::{guard_root, keep, report_trouble};
 use crate::{
     health::Health,
     issuer::{Authority, Issuer, KeyKind, LeafRequest},
@@ -86,4 +86,56 @@ async fn a_root_that_is_over_costs_readiness() {
         becomes(&health, ready).await;
     }
     stop.cancel();
+}
+
+#[tokio::test]
+async fn a_certificate_that_is_not_taken_is_issued_again_and_readiness_waits_for_it() {
+    let health = Health::new();
+    let (condition, stop) = (health.condition("certificate"), CancellationToken::new());
+    let request = LeafRequest::new(Profile::ads(&TrustDomain::default()), Duration::from_secs(3_600));
+    let (told, mut heard) = tokio::sync::mpsc::unbounded_channel();
+    let mut attempts = 0;
+    let present = move |_: &_| {
+        attempts += 1;
+        let _ = told.send(attempts);
+        if attempts == 1 {
+            Err("not this one")
+        } else {
+            Ok(())
+        }
+    };
+    let kept = tokio::spawn(keep(
+        issuer(Timestamp::now()),
+        request,
+        condition,
+        stop.clone(),
+        present,
+    ));
+    assert_eq!(heard.recv().await, Some(1));
+    assert!(!health.is_ready());
+    assert_eq!(heard.recv().await, Some(2), "tried again");
+    health.ready().wait_for(|ready| *ready).await.unwrap();
+    stop.cancel();
+    kept.await.unwrap();
+}
+
+#[tokio::test]
+async fn a_root_that_expired_is_told_and_nothing_is_issued() {
+    let long_ago = Timestamp::now() - SignedDuration::from_hours(87_600 + 24);
+    let (issuer, stop) = (issuer(long_ago), CancellationToken::new());
+    let (told, mut heard) = tokio::sync::mpsc::unbounded_channel();
+    let reporting = tokio::spawn(report_trouble(issuer.clone(), stop.clone(), move |trouble| {
+        let _ = told.send(trouble.clone());
+    }));
+    let request = LeafRequest::new(Profile::ads(&TrustDomain::default()), Duration::from_secs(3_600));
+    for _ in 0..3 {
+        issuer.issue(&request).await.unwrap_err();
+    }
+    let trouble = heard.recv().await.unwrap();
+    assert_eq!(trouble.reason, "RootCertificateProblem");
+    assert!(trouble.message.contains("expired"), "{trouble:?}");
+    tokio::task::yield_now().await;
+    assert!(heard.try_recv().is_err(), "told once");
+    stop.cancel();
+    reporting.await.unwrap();
 }

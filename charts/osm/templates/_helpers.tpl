@@ -167,10 +167,30 @@ finds a host. Arguments: app label, whether hosts are required to differ.
 - --vault-token-secret-name=osm-vault-token
 - --vault-token-secret-key=token
 {{- end }}
+{{- if $mesh.vault.caSecret.name }}
+- --vault-ca-file=/etc/osm/vault/{{ $mesh.vault.caSecret.key }}
+{{- end }}
 {{- else if eq $mesh.certificateProvider.kind "cert-manager" }}
 - --cert-manager-issuer-name={{ $mesh.certmanager.issuerName }}
 - --cert-manager-issuer-kind={{ $mesh.certmanager.issuerKind }}
 - --cert-manager-issuer-group={{ $mesh.certmanager.issuerGroup }}
+{{- end }}
+{{- end -}}
+
+{{/* What a component's container sees of the certificate provider's files; empty when there are none. */}}
+{{- define "osm.providerMounts" -}}
+{{- $mesh := include "osm.values" . | fromYaml -}}
+{{- if and (eq $mesh.certificateProvider.kind "vault") $mesh.vault.caSecret.name -}}
+- {name: vault-ca, mountPath: /etc/osm/vault, readOnly: true}
+{{- end }}
+{{- end -}}
+{{- define "osm.providerVolumes" -}}
+{{- $mesh := include "osm.values" . | fromYaml -}}
+{{- if and (eq $mesh.certificateProvider.kind "vault") $mesh.vault.caSecret.name -}}
+- name: vault-ca
+  secret:
+    secretName: {{ $mesh.vault.caSecret.name }}
+    items: [{key: {{ $mesh.vault.caSecret.key }}, path: {{ $mesh.vault.caSecret.key }}}]
 {{- end }}
 {{- end -}}
 
@@ -221,22 +241,23 @@ matchExpressions:
 {{/* What a component may do, in its own namespace, to get certificates from the provider. */}}
 {{- define "osm.issuerRules" -}}
 {{- $mesh := include "osm.values" . | fromYaml -}}
-{{- if eq $mesh.certificateProvider.kind "tresor" -}}
-# The root, and the two Secrets that rotations keep new roots in, in turn.
+# The root, or the root certificate of a provider outside, which is not taken for another one's; and the two Secrets that
+# rotations keep new roots in, in turn.
 - apiGroups: [""]
   resources: [secrets]
-  resourceNames: [{{ $mesh.caBundleSecretName }}, {{ $mesh.caBundleSecretName }}-a, {{ $mesh.caBundleSecretName }}-b]
+  resourceNames:
+    - {{ $mesh.caBundleSecretName }}
+    - {{ $mesh.caBundleSecretName }}-a
+    - {{ $mesh.caBundleSecretName }}-b
+    {{- if eq $mesh.certificateProvider.kind "vault" }}
+    - {{ $mesh.vault.secret.name | default "osm-vault-token" }}
+    {{- end }}
   verbs: [get]
-# The root is created by whoever comes first. A create cannot be narrowed to a name.
+# It is created by whoever comes first. A create cannot be narrowed to a name.
 - apiGroups: [""]
   resources: [secrets]
   verbs: [create]
-{{- else if eq $mesh.certificateProvider.kind "vault" -}}
-- apiGroups: [""]
-  resources: [secrets]
-  resourceNames: [{{ $mesh.vault.secret.name | default "osm-vault-token" }}]
-  verbs: [get]
-{{- else -}}
+{{- if eq $mesh.certificateProvider.kind "cert-manager" }}
 - apiGroups: [cert-manager.io]
   resources: [certificaterequests]
   verbs: [get, create, delete]

@@ -123,7 +123,7 @@ impl Authority {
         );
         let certificate = params.signed_by(&key, &self.issuer).map_err(signing)?;
         let der = Zeroizing::new(key.serialize_der());
-        Leaf::new(vec![certificate.der().to_vec()], KeyForm::Pkcs8, der)
+        Leaf::new(vec![certificate.der().to_vec()], KeyForm::Pkcs8, der, now)
     }
 
     /// Signs a throw-away certificate and compares its issuer with the root's subject, byte for byte: a name with

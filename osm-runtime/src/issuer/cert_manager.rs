@@ -7,6 +7,7 @@
 use std::{fmt, time::Duration};
 
 use base64::{Engine, engine::general_purpose::STANDARD};
+use jiff::Timestamp;
 use kube::{
     Api, Client,
     api::{ApiResource, DeleteParams, DynamicObject, PostParams},
@@ -14,6 +15,7 @@ use kube::{
 use osm_core::certificate::{KeyForm, Profile, Root, TrustBundle, Usage, chain_from_pem};
 use parking_lot::Mutex;
 use serde_json::{Value, json};
+use tokio::time::Instant;
 use zeroize::Zeroizing;
 
 use super::{
@@ -21,10 +23,18 @@ use super::{
     authority::{generate_key, leaf_params, signing},
     gate::Gate,
 };
-use crate::{backoff::Backoff, client};
+use crate::{
+    backoff::{Backoff, jittered},
+    client,
+};
 
-/// Longest wait for a certificate: the original's.
+/// Longest time for a certificate, all calls included: the original's.
 const LIMIT: Duration = Duration::from_secs(60);
+/// Longest wait for cert-manager's part in it.
+const PATIENCE: Duration = Duration::from_secs(45);
+/// How often the issuer's CA is looked up when no certificate was needed meanwhile. It can be learned only by asking
+/// for one.
+const PROBE: Duration = Duration::from_secs(10 * 60);
 
 /// Which issuer signs.
 #[derive(Clone, Debug)]
@@ -46,8 +56,21 @@ pub(super) struct CertManager {
     options: CertManagerOptions,
     gate: Gate,
     roots: TrustBundle,
-    /// What the last answer said of the root.
-    state: Mutex<RootState>,
+    seen: Mutex<Seen>,
+}
+
+/// What the last answer said of the root.
+struct Seen {
+    state: RootState,
+    /// When to ask again.
+    next: Instant,
+}
+
+impl Seen {
+    fn now(state: RootState) -> Self {
+        let next = Instant::now() + jittered(PROBE, 0.3);
+        Self { state, next }
+    }
 }
 
 impl CertManager {
@@ -62,22 +85,27 @@ impl CertManager {
         };
         let api = Api::namespaced_with(client, &options.namespace, &resource);
         let gate = Gate::new(Duration::from_secs(1), Duration::from_secs(30));
-        let (roots, state) = (TrustBundle::default(), Mutex::new(RootState::Same));
         let mut issuer = Self {
             api,
             resource,
             options,
             gate,
-            roots,
-            state,
+            roots: TrustBundle::default(),
+            seen: Mutex::new(Seen::now(RootState::Same)),
         };
-        let name = vec!["init-cert.openservicemesh.io".to_owned()];
-        let profile = Profile::gateway(&name).ok_or_else(|| IssueError::Signing("no name".into()))?;
-        let probe = LeafRequest::new(profile, Duration::from_secs(3_600));
-        let (_, root) = issuer.gate.pass(LIMIT, issuer.request(&probe)).await?;
-        root.check_validity(jiff::Timestamp::now())?;
+        let root = issuer.probe().await?;
+        root.check_validity(Timestamp::now())?;
         issuer.roots = TrustBundle::new([root]);
         Ok(issuer)
+    }
+
+    /// The issuer's CA, learned from a certificate that is thrown away.
+    async fn probe(&self) -> Result<Root, IssueError> {
+        let name = vec!["init-cert.openservicemesh.io".to_owned()];
+        let profile = Profile::gateway(&name).ok_or_else(|| IssueError::Signing("no name".into()))?;
+        let request = LeafRequest::new(profile, Duration::from_secs(3_600));
+        let (_, root) = self.gate.pass(LIMIT, self.request(&request)).await?;
+        Ok(root)
     }
 
     pub(super) fn roots(&self) -> &TrustBundle {
@@ -86,18 +114,35 @@ impl CertManager {
 
     pub(super) async fn issue(&self, request: &LeafRequest) -> Result<Leaf, IssueError> {
         let (leaf, root) = self.gate.pass(LIMIT, self.request(request)).await?;
-        let known = self.roots.roots().contains(&root);
-        *self.state.lock() = if known {
+        self.compare(&root);
+        Ok(leaf)
+    }
+
+    /// Compares the root in use with the issuer's: as of the last answer, or, when that is long ago or was another
+    /// root, as of now.
+    pub(super) async fn check(&self) -> RootState {
+        let recent = {
+            let seen = self.seen.lock();
+            seen.state == RootState::Same && Instant::now() < seen.next
+        };
+        if recent {
+            return RootState::Same;
+        }
+        match self.probe().await {
+            Ok(root) => self.compare(&root),
+            Err(IssueError::Root(error)) => RootState::Differs(format!("the issuer's CA is unfit: {error}")),
+            Err(error) => RootState::Unknown(error.to_string()),
+        }
+    }
+
+    fn compare(&self, root: &Root) -> RootState {
+        let state = if self.roots.roots().contains(root) {
             RootState::Same
         } else {
             RootState::Differs("the issuer's CA is not the root in use: this needs a rotation".into())
         };
-        Ok(leaf)
-    }
-
-    /// How the issuer's root compared with the one in use when it was last asked for a certificate.
-    pub(super) fn check(&self) -> RootState {
-        self.state.lock().clone()
+        *self.seen.lock() = Seen::now(state.clone());
+        state
     }
 
     async fn request(&self, request: &LeafRequest) -> Result<(Leaf, Root), IssueError> {
@@ -132,7 +177,8 @@ impl CertManager {
             .into_iter()
             .filter(|der| der.as_slice() != root.der())
             .collect();
-        let leaf = Leaf::new(chain, KeyForm::Pkcs8, Zeroizing::new(key.serialize_der()))?;
+        let key = Zeroizing::new(key.serialize_der());
+        let leaf = Leaf::new(chain, KeyForm::Pkcs8, key, Timestamp::now())?;
         Ok((leaf, root))
     }
 
@@ -161,10 +207,12 @@ impl CertManager {
         object
     }
 
-    /// The certificate chain and the CA, once they are there; [`Gate`] bounds the wait.
+    /// The certificate chain and the CA, once they are there.
     async fn wait(&self, name: &str) -> Result<(String, String), IssueError> {
         let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(2));
-        loop {
+        let end = Instant::now() + PATIENCE;
+        let mut said = String::from("it has not looked at the request; is it running?");
+        while Instant::now() < end {
             tokio::time::sleep(backoff.next_wait()).await;
             let object = match client::within(client::CALL, self.api.get(name)).await {
                 Ok(object) => object,
@@ -175,8 +223,26 @@ impl CertManager {
             if let Some(answer) = read_status(status)? {
                 return Ok(answer);
             }
+            if let Some(message) = pending(status) {
+                said = message;
+            }
         }
+        let seconds = PATIENCE.as_secs();
+        Err(IssueError::Provider(format!(
+            "cert-manager has not signed within {seconds} seconds: {said}"
+        )))
     }
+}
+
+/// Why a request is still open, as cert-manager puts it.
+fn pending(status: &Value) -> Option<String> {
+    let mut conditions = status["conditions"].as_array().into_iter().flatten();
+    let ready = conditions.find(|condition| condition["type"] == "Ready")?;
+    Some(bounded(ready["message"].as_str()?))
+}
+
+fn bounded(message: &str) -> String {
+    message[..message.floor_char_boundary(512)].to_owned()
 }
 
 /// What a request's status says: nothing yet, the certificate chain and the CA, or that there will be none.
@@ -192,8 +258,7 @@ fn read_status(status: &Value) -> Result<Option<(String, String)>, IssueError> {
         let refused = is("type", "Denied") && is("status", "True")
             || is("type", "InvalidRequest") && is("status", "True");
         if refused || is("type", "Ready") && is("status", "False") && is("reason", "Failed") {
-            let mut message = condition["message"].as_str().unwrap_or("no message").to_owned();
-            message.truncate(message.floor_char_boundary(512));
+            let message = bounded(condition["message"].as_str().unwrap_or("no message"));
             return Err(IssueError::Answer(format!("cert-manager refused: {message}")));
         }
         if is("type", "Ready") && is("status", "True") {

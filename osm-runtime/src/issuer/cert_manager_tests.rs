@@ -156,7 +156,7 @@ async fn requests_are_made_answered_and_deleted() {
     let (fake, issuer) = open().await;
     let leaf = issuer.issue(&request()).await.unwrap();
     assert_eq!(leaf.chain_der().len(), 1, "the root is not part of the chain");
-    verify::check(&leaf, &request(), issuer.roots(), jiff::Timestamp::now()).unwrap();
+    verify::check(&leaf, &request(), issuer.roots(), Timestamp::now()).unwrap();
     fake.tidy().await;
     let spec = fake.objects.lock()[1]["spec"].clone();
     assert_eq!(
@@ -167,7 +167,8 @@ async fn requests_are_made_answered_and_deleted() {
         (&spec["duration"], &spec["isCA"]),
         (&json!("1800s"), &json!(false))
     );
-    assert_eq!(issuer.check(), RootState::Same);
+    assert_eq!(issuer.check().await, RootState::Same);
+    assert_eq!(fake.objects.lock().len(), 2, "nothing is asked for so soon");
 }
 
 #[tokio::test]
@@ -194,4 +195,22 @@ async fn refusals_silence_and_other_roots_leave_nothing_behind() {
     assert!(matches!(issuer.check().await, RootState::Differs(_)));
     assert_eq!(issuer.roots(), roots);
     fake.tidy().await;
+
+    // Once the issuer is put right that is noticed, though nobody needs a certificate.
+    *fake.mood.lock() = Mood::Signs;
+    assert_eq!(issuer.check().await, RootState::Same);
+    fake.tidy().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_cert_manager_waits_for_is_told_and_its_root_is_looked_up_from_time_to_time() {
+    let (fake, issuer) = open().await;
+    *fake.mood.lock() = Mood::Silent;
+    let late = issuer.issue(&request()).await.unwrap_err();
+    assert!(late.to_string().contains("as told"), "{late}");
+
+    *fake.mood.lock() = Mood::OtherRoot;
+    assert_eq!(issuer.check().await, RootState::Same, "as of the last answer");
+    tokio::time::sleep(PROBE * 2).await;
+    assert!(matches!(issuer.check().await, RootState::Differs(_)));
 }

@@ -4,8 +4,9 @@
 
 use std::{fmt, sync::Arc, time::Duration};
 
+use jiff::Timestamp;
 use osm_core::{
-    certificate::{Certificate, Profile, Validity, chain_from_pem},
+    certificate::{BACKDATE, Certificate, Profile, Validity, chain_from_pem},
     ir::ServiceCertificate,
 };
 use rustls_pki_types::{PrivateKeyDer, PrivatePkcs1KeyDer, PrivatePkcs8KeyDer, PrivateSec1KeyDer};
@@ -60,6 +61,7 @@ pub struct Leaf {
     certificate: Arc<Certificate>,
     /// The root's fingerprint, and the token by which the root counts its leaves.
     signer: Option<(Arc<str>, Arc<()>)>,
+    issued: Timestamp,
 }
 
 impl fmt::Debug for Leaf {
@@ -80,13 +82,14 @@ impl Leaf {
     pub fn from_pem(chain: &str, key: &str) -> Result<Self, IssueError> {
         let chain = chain_from_pem(chain).map_err(|error| IssueError::Answer(error.to_string()))?;
         let (form, key) = key_form(key).map_err(|error| IssueError::Answer(error.to_string()))?;
-        Self::new(chain, form, Zeroizing::new(key))
+        Self::new(chain, form, Zeroizing::new(key), Timestamp::now())
     }
 
     pub(super) fn new(
         chain: Vec<Vec<u8>>,
         form: KeyForm,
         key: Zeroizing<Vec<u8>>,
+        issued: Timestamp,
     ) -> Result<Self, IssueError> {
         let answer = |error: &dyn fmt::Display| IssueError::Answer(error.to_string());
         let first = chain.first().ok_or_else(|| answer(&"there is no certificate"))?;
@@ -100,6 +103,7 @@ impl Leaf {
             form,
             certificate: Arc::new(certificate),
             signer: None,
+            issued,
         })
     }
 
@@ -146,6 +150,24 @@ impl Leaf {
         self.certificate.validity
     }
 
+    /// When to renew it: between 40 % and 50 % of its life, by `jitter` (see [`Validity::renew_at`]). Its life counts
+    /// from when it was issued: providers back-date by as much as they like.
+    pub fn renew_at(&self, jitter: f64) -> Timestamp {
+        self.counted().renew_at(jitter)
+    }
+
+    /// Whether half its life is over, or it is not valid at all: renewal cannot wait.
+    pub fn due(&self, now: Timestamp) -> bool {
+        !self.validity().contains(now) || now >= self.renew_at(0.0)
+    }
+
+    fn counted(&self) -> Validity {
+        Validity {
+            not_before: self.issued.checked_sub(BACKDATE).unwrap_or(Timestamp::MIN),
+            not_after: self.validity().not_after,
+        }
+    }
+
     /// What it says.
     pub fn certificate(&self) -> &Certificate {
         &self.certificate
@@ -166,5 +188,48 @@ pub(super) fn private_key(form: KeyForm, der: &[u8]) -> PrivateKeyDer<'static> {
         KeyForm::Pkcs8 => PrivatePkcs8KeyDer::from(der.to_vec()).into(),
         KeyForm::Pkcs1 => PrivatePkcs1KeyDer::from(der.to_vec()).into(),
         KeyForm::Sec1 => PrivateSec1KeyDer::from(der.to_vec()).into(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use jiff::SignedDuration;
+    use osm_core::identity::TrustDomain;
+
+    use super::*;
+    use crate::issuer::Authority;
+
+    /// However much a provider back-dates, half of what was asked for is left when renewal is due at the latest.
+    #[test]
+    fn life_counts_from_when_it_was_issued() {
+        let now = Timestamp::now();
+        let root = Authority::generate(KeyKind::P256, now).unwrap();
+        let authority = Authority::load(&root, now).unwrap();
+        let request = LeafRequest::new(Profile::ads(&TrustDomain::default()), Duration::from_secs(600));
+        let leaf = authority.sign(&request, now).unwrap();
+        for backdated in [0, 30, 300, 3_600] {
+            let issued = leaf.validity().not_before + SignedDuration::from_secs(backdated);
+            let life = leaf.validity().not_after.duration_since(issued).as_secs();
+            let leaf = Leaf {
+                issued,
+                ..leaf.clone()
+            };
+            if life <= 0 {
+                assert!(leaf.due(leaf.validity().not_after), "over before it began");
+                continue;
+            }
+            let at = |jitter| {
+                leaf.validity()
+                    .not_after
+                    .duration_since(leaf.renew_at(jitter))
+                    .as_secs()
+            };
+            assert!(
+                (at(0.0) - life / 2).abs() <= 1,
+                "{backdated}: {} of {life}",
+                at(0.0)
+            );
+            assert!(at(1.0) > at(0.0) && at(1.0) <= life, "{backdated}");
+        }
     }
 }

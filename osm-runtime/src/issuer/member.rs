@@ -50,8 +50,9 @@ impl fmt::Debug for Member {
 }
 
 impl Member {
-    /// Opens a provider and learns its root. With Tresor it goes on while the API server is away, for as long as it
-    /// takes, and `waiting` is told why: the caller sets the limit by dropping the future.
+    /// Opens a provider and learns its root, which must be the remembered one if any is to be; the first to come stores
+    /// it. It goes on while the API server is away, for as long as it takes, and `waiting` is told why: the caller sets
+    /// the limit by dropping the future.
     ///
     /// # Errors
     /// [`IssueError`] when an outside provider does not answer, or a root is not fit for use. Nothing was replaced:
@@ -73,10 +74,20 @@ impl Member {
                     tresor::load_or_create(&store, KeyKind::P256, Timestamp::now, waiting).await?;
                 Ok(Self::local(authority, Some(store)))
             }
-            Provider::Vault(options) => Ok(Self::vault(Vault::open(Some(client), options.clone()).await?)),
-            Provider::CertManager(options) => Ok(Self::cert_manager(
-                CertManager::open(client, options.clone()).await?,
-            )),
+            Provider::Vault { options, memory } => {
+                let vault = Vault::open(Some(client.clone()), options.clone()).await?;
+                if let Some(memory) = memory {
+                    memory.agree(client, vault.roots(), waiting).await?;
+                }
+                Ok(Self::vault(vault))
+            }
+            Provider::CertManager { options, memory } => {
+                let issuer = Box::pin(CertManager::open(client.clone(), options.clone())).await?;
+                if let Some(memory) = memory {
+                    memory.agree(client, issuer.roots(), waiting).await?;
+                }
+                Ok(Self::cert_manager(issuer))
+            }
         }
     }
 
@@ -134,8 +145,8 @@ impl Member {
 
     pub(super) async fn issue(&self, request: &LeafRequest) -> Result<Leaf, IssueError> {
         let leaf = match &self.inner.signer {
-            Signer::Vault(vault) => vault.issue(request).await?,
-            Signer::CertManager(issuer) => issuer.issue(request).await?,
+            Signer::Vault(vault) => Box::pin(vault.issue(request)).await?,
+            Signer::CertManager(issuer) => Box::pin(issuer.issue(request)).await?,
             Signer::Local { authority, .. } => return Ok(self.mark(self.sign(authority, request).await?)),
         };
         verify::check(&leaf, request, &self.inner.roots, Timestamp::now())?;
@@ -161,7 +172,7 @@ impl Member {
     pub(super) async fn check(&self) -> RootState {
         match &self.inner.signer {
             Signer::Vault(vault) => vault.check().await,
-            Signer::CertManager(issuer) => issuer.check(),
+            Signer::CertManager(issuer) => Box::pin(issuer.check()).await,
             Signer::Local { store: None, .. } => RootState::Same,
             Signer::Local { authority, store: Some(store) } => match store.read().await {
                 Ok(Some(stored)) => match Root::from_pem(&stored.certificate) {

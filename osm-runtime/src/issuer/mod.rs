@@ -6,12 +6,15 @@
 
 mod authority;
 mod cert_manager;
+mod flags;
 mod gate;
 mod leaf;
 mod member;
+mod pin;
 #[cfg(test)]
 mod tests;
 pub mod tresor;
+mod trouble;
 mod vault;
 #[cfg(test)]
 mod vault_tests;
@@ -20,6 +23,7 @@ mod verify;
 use std::{
     collections::BTreeMap,
     fmt,
+    path::Path,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -39,8 +43,10 @@ pub use authority::{Authority, StoredRoot};
 #[cfg(test)]
 use cert_manager::CertManager;
 pub use cert_manager::CertManagerOptions;
+pub use flags::{CertificateManager, FlagError, ProviderFlags};
 pub use leaf::{KeyKind, Leaf, LeafRequest};
 pub use member::Member;
+pub use trouble::Trouble;
 #[cfg(test)]
 use vault::Vault;
 pub use vault::{Token, VaultOptions};
@@ -73,6 +79,16 @@ pub enum IssueError {
     Timeout(Duration),
 }
 
+impl IssueError {
+    /// The reason of an Event about it; the names are the original's where it had one.
+    pub fn reason(&self) -> &'static str {
+        match self {
+            Self::Root(_) | Self::Store(_) => "RootCertificateProblem",
+            _ => "CertificateIssuanceFailure",
+        }
+    }
+}
+
 /// How the root in use compares with the one that is stored, or that the provider names, now.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum RootState {
@@ -97,9 +113,30 @@ pub enum Provider {
         labels: BTreeMap<String, String>,
     },
     /// HashiCorp Vault.
-    Vault(VaultOptions),
+    Vault {
+        /// How to reach it.
+        options: VaultOptions,
+        /// Where its root is remembered, if it is.
+        memory: Option<RootSecret>,
+    },
     /// cert-manager.
-    CertManager(CertManagerOptions),
+    CertManager {
+        /// Which issuer.
+        options: CertManagerOptions,
+        /// Where its root is remembered, if it is.
+        memory: Option<RootSecret>,
+    },
+}
+
+/// The Secret that remembers the root of a provider outside: its certificate, for replicas to come.
+#[derive(Clone, Debug)]
+pub struct RootSecret {
+    /// The control plane's namespace.
+    pub namespace: String,
+    /// Its name, `osm-ca-bundle` unless the chart says otherwise.
+    pub name: String,
+    /// Labels of the Secret, when it is made here.
+    pub labels: BTreeMap<String, String>,
 }
 
 impl Provider {
@@ -107,7 +144,12 @@ impl Provider {
     pub fn source(&self) -> Source {
         match self.clone() {
             Self::Tresor { secret, .. } => Source::Tresor { secret },
-            Self::Vault(VaultOptions { address, role, token }) => Source::Vault {
+            Self::Vault {
+                options: VaultOptions {
+                    address, role, token, ..
+                },
+                ..
+            } => Source::Vault {
                 protocol: address.scheme_str().unwrap_or_default().to_owned(),
                 host: address.host().unwrap_or_default().to_owned(),
                 port: address.port_u16().unwrap_or(vault::PORT),
@@ -117,14 +159,25 @@ impl Provider {
                     Token::Secret { name, key, .. } => Some(SecretKey { name, key }),
                 },
             },
-            Self::CertManager(CertManagerOptions {
-                issuer, kind, group, ..
-            }) => Source::CertManager { issuer, kind, group },
+            Self::CertManager {
+                options: CertManagerOptions {
+                    issuer, kind, group, ..
+                },
+                ..
+            } => Source::CertManager { issuer, kind, group },
         }
     }
 
+    /// The same, whose root is not compared with one that was remembered.
+    pub fn forgetful(mut self) -> Self {
+        if let Self::Vault { memory, .. } | Self::CertManager { memory, .. } = &mut self {
+            *memory = None;
+        }
+        self
+    }
+
     /// The provider of a source that an object names. Secrets are those of `namespace`; `labels` are put on one that
-    /// is made here.
+    /// is made here; `authorities` is [`VaultOptions::authorities`].
     ///
     /// # Errors
     /// [`IssueError::Provider`] when no address can be made of it.
@@ -132,6 +185,7 @@ impl Provider {
         source: &Source,
         namespace: &str,
         labels: &BTreeMap<String, String>,
+        authorities: Option<&Path>,
     ) -> Result<Self, IssueError> {
         let namespace = namespace.to_owned();
         Ok(match source.clone() {
@@ -152,18 +206,25 @@ impl Provider {
                 let token = token.map_or(Token::Literal(String::new().into()), |SecretKey { name, key }| {
                     Token::Secret { namespace, name, key }
                 });
-                Self::Vault(VaultOptions {
-                    address: address.parse().map_err(unusable)?,
-                    role,
-                    token,
-                })
+                Self::Vault {
+                    options: VaultOptions {
+                        address: address.parse().map_err(unusable)?,
+                        role,
+                        token,
+                        authorities: authorities.map(Path::to_owned),
+                    },
+                    memory: None,
+                }
             }
-            Source::CertManager { issuer, kind, group } => Self::CertManager(CertManagerOptions {
-                namespace,
-                issuer,
-                kind,
-                group,
-            }),
+            Source::CertManager { issuer, kind, group } => Self::CertManager {
+                options: CertManagerOptions {
+                    namespace,
+                    issuer,
+                    kind,
+                    group,
+                },
+                memory: None,
+            },
         })
     }
 }
@@ -178,6 +239,7 @@ struct Inner {
     arrangement: ArcSwap<Arrangement>,
     roots: watch::Sender<TrustBundle>,
     signer: watch::Sender<Arc<str>>,
+    trouble: watch::Sender<Option<Trouble>>,
     metrics: IssueMetrics,
 }
 
@@ -277,6 +339,7 @@ impl Issuer {
                 roots: watch::channel(arrangement.bundle()).0,
                 signer: watch::channel(arrangement.signs.fingerprint().clone()).0,
                 arrangement: ArcSwap::from_pointee(arrangement),
+                trouble: watch::channel(None).0,
                 metrics,
             }),
         }
@@ -375,6 +438,11 @@ impl Issuer {
         self.inner.signer.subscribe()
     }
 
+    /// Whether certificates cannot be issued at present, as that changes.
+    pub fn watch_trouble(&self) -> watch::Receiver<Option<Trouble>> {
+        self.inner.trouble.subscribe()
+    }
+
     /// Issues a leaf with a new key.
     ///
     /// # Errors
@@ -392,6 +460,7 @@ impl Issuer {
                 self.inner.metrics.failed.inc();
             }
         }
+        trouble::note(&self.inner.trouble, &request.profile.common_name, &outcome);
         outcome
     }
 

@@ -20,7 +20,7 @@ fn request() -> LeafRequest {
 }
 
 /// A store in memory that is slow, fails before the deed and loses answers after it, as `seed` has it.
-struct Unreliable {
+pub(super) struct Unreliable {
     stored: Mutex<Option<StoredRoot>>,
     luck: Mutex<StdRng>,
     /// Failures of each kind in a hundred calls.
@@ -29,7 +29,7 @@ struct Unreliable {
 }
 
 impl Unreliable {
-    fn new(seed: u64, failures: u32) -> Self {
+    pub(super) fn new(seed: u64, failures: u32) -> Self {
         let luck = Mutex::new(StdRng::seed_from_u64(seed));
         Self {
             stored: Mutex::default(),

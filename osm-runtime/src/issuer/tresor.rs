@@ -77,7 +77,8 @@ pub async fn load_or_create(
     }
 }
 
-async fn read(
+/// What is stored; asks again, with backoff and jitter, while the store does not answer.
+pub(super) async fn read(
     store: &impl RootStore,
     waiting: &mut impl FnMut(&StoreError),
 ) -> Result<Option<StoredRoot>, IssueError> {
@@ -98,6 +99,8 @@ pub struct SecretStore {
     api: Api<Secret>,
     name: String,
     labels: BTreeMap<String, String>,
+    /// Whether the private key is here: it is not when the CA is elsewhere.
+    with_key: bool,
 }
 
 impl fmt::Debug for SecretStore {
@@ -115,6 +118,20 @@ impl SecretStore {
             api: Api::namespaced(client, namespace),
             name: name.to_owned(),
             labels,
+            with_key: true,
+        }
+    }
+
+    /// The same without a private key: the certificate of a CA that is elsewhere.
+    pub fn certificate_only(
+        client: kube::Client,
+        namespace: &str,
+        name: &str,
+        labels: BTreeMap<String, String>,
+    ) -> Self {
+        Self {
+            with_key: false,
+            ..Self::new(client, namespace, name, labels)
         }
     }
 
@@ -139,27 +156,28 @@ impl RootStore for SecretStore {
         let data = secret.data.unwrap_or_default();
         Ok(Some(StoredRoot {
             certificate: self.text(&data, CERTIFICATE_KEY)?,
-            key: Zeroizing::new(self.text(&data, PRIVATE_KEY_KEY)?),
+            key: if self.with_key {
+                Zeroizing::new(self.text(&data, PRIVATE_KEY_KEY)?)
+            } else {
+                Zeroizing::default()
+            },
         }))
     }
 
     async fn create(&self, root: &StoredRoot) -> Result<(), StoreError> {
+        let mut data = BTreeMap::new();
+        let mut put = |key: &str, text: &str| data.insert(key.to_owned(), ByteString(text.into()));
+        put(CERTIFICATE_KEY, &root.certificate);
+        if self.with_key {
+            put(PRIVATE_KEY_KEY, &root.key);
+        }
         let secret = Secret {
             metadata: ObjectMeta {
                 name: Some(self.name.clone()),
                 labels: Some(self.labels.clone()),
                 ..ObjectMeta::default()
             },
-            data: Some(BTreeMap::from([
-                (
-                    CERTIFICATE_KEY.to_owned(),
-                    ByteString(root.certificate.clone().into_bytes()),
-                ),
-                (
-                    PRIVATE_KEY_KEY.to_owned(),
-                    ByteString(root.key.as_bytes().to_vec()),
-                ),
-            ])),
+            data: Some(data),
             type_: Some("Opaque".to_owned()),
             ..Secret::default()
         };

@@ -6,7 +6,7 @@
 
 use std::{
     fmt,
-    path::Path,
+    path::{Path, PathBuf},
     sync::{Arc, Weak},
     time::Duration,
 };
@@ -40,7 +40,7 @@ const LIMIT: Duration = Duration::from_secs(15);
 const MAX_ANSWER: usize = 1024 * 1024;
 /// How often the token is renewed; Vault's default lease is 32 days, the shortest sensible one an hour.
 const RENEW_TOKEN: Duration = Duration::from_secs(15 * 60);
-/// The system's trusted CAs, for `https` unless `VAULT_CACERT` names a file.
+/// The system's trusted CAs, for `https` unless another file is named.
 const SYSTEM_ROOTS: &str = "/etc/ssl/certs/ca-certificates.crt";
 
 /// Where the token is.
@@ -77,6 +77,8 @@ pub struct VaultOptions {
     pub role: String,
     /// The token.
     pub token: Token,
+    /// A PEM file of the CAs that may have signed Vault's own certificate; the system's when there is none.
+    pub authorities: Option<PathBuf>,
 }
 
 /// A Vault server.
@@ -110,7 +112,7 @@ impl Vault {
     ) -> Result<Self, IssueError> {
         let tls = match options.address.scheme_str() {
             Some("http") => None,
-            Some("https") => Some(client_config()?),
+            Some("https") => Some(client_config(options.authorities.as_deref())?),
             _ => {
                 return Err(IssueError::Provider(
                     "Vault's address must begin with http:// or https://".into(),
@@ -217,8 +219,11 @@ impl Vault {
             )
             .await
         };
-        if let Err(error) = self.gate.pass(LIMIT, renew).await {
-            tracing::debug!(%error, "the Vault token was not renewed");
+        // Not through the gate: a token that may not renew itself says nothing of Vault's health.
+        match tokio::time::timeout(LIMIT, renew).await {
+            Ok(Ok(_)) => {}
+            Ok(Err(error)) => tracing::debug!(%error, "the Vault token was not renewed"),
+            Err(_) => tracing::debug!("the Vault token was not renewed in time"),
         }
     }
 
@@ -359,16 +364,20 @@ async fn exchange(
     }
 }
 
-fn client_config() -> Result<Arc<ClientConfig>, IssueError> {
-    let failed = |error: &dyn fmt::Display| IssueError::Provider(format!("Vault's CA: {error}"));
-    let file = std::env::var("VAULT_CACERT").unwrap_or_else(|_| SYSTEM_ROOTS.to_owned());
-    let text =
-        std::fs::read_to_string(Path::new(&file)).map_err(|error| failed(&format!("{file}: {error}")))?;
-    let blocks = pem::parse_many(text).map_err(|error| failed(&format!("{file}: {error}")))?;
+fn client_config(file: Option<&Path>) -> Result<Arc<ClientConfig>, IssueError> {
+    let file = file.unwrap_or(Path::new(SYSTEM_ROOTS));
+    let failed = |error: &dyn fmt::Display| {
+        IssueError::Provider(format!(
+            "the CAs that may vouch for Vault, {}: {error}",
+            file.display()
+        ))
+    };
+    let text = std::fs::read_to_string(file).map_err(|error| failed(&error))?;
+    let blocks = pem::parse_many(text).map_err(|error| failed(&error))?;
     let mut roots = RootCertStore::empty();
     roots.add_parsable_certificates(blocks.into_iter().map(|block| block.into_contents().into()));
     if roots.is_empty() {
-        return Err(failed(&format!("{file} holds no certificate")));
+        return Err(failed(&"it holds no certificate"));
     }
     let config = ClientConfig::builder_with_provider(tls::provider())
         .with_safe_default_protocol_versions()

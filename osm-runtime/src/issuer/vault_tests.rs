@@ -126,6 +126,7 @@ async fn serve() -> (Fake, VaultOptions) {
             address,
             role: "openservicemesh".into(),
             token,
+            authorities: None,
         },
     )
 }
@@ -198,6 +199,11 @@ async fn another_root_an_expired_certificate_or_a_failure_is_reported_and_change
         "not asked again at once"
     );
     assert!(matches!(issuer.check().await, RootState::Unknown(_)));
+    let trouble = issuer.watch_trouble().borrow().clone().unwrap();
+    assert!(
+        trouble.message.contains("does not chain"),
+        "the first failure: {trouble:?}"
+    );
 
     fake.0.lock().status = None;
     let wrong = VaultOptions {

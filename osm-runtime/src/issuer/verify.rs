@@ -29,7 +29,7 @@ pub(super) fn check(
     if certificate.common_name.as_deref() != Some(profile.common_name.as_str()) {
         return refuse("the certificate has another common name than was asked for");
     }
-    if certificate.dns_names != profile.dns_names || certificate.other_names {
+    if sorted(&certificate.dns_names) != sorted(&profile.dns_names) || certificate.other_names {
         return refuse("the certificate has other DNS names than were asked for; check the role of the CA");
     }
     if !certificate.uris.is_empty() && certificate.uris != profile.uris {
@@ -55,6 +55,13 @@ pub(super) fn check(
             "the certificate does not chain to the root in use; the provider's root has changed, which needs a rotation",
         )
     }
+}
+
+/// Providers put names into an order of their own (Vault sorts them).
+fn sorted(names: &[String]) -> Vec<&String> {
+    let mut names: Vec<&String> = names.iter().collect();
+    names.sort();
+    names
 }
 
 fn chains(leaf: &Leaf, usage: Usage, roots: &TrustBundle, now: Timestamp) -> bool {

@@ -8,10 +8,13 @@
 mod objects;
 mod status;
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 
 use kube::Client;
-use osm_core::certificate::rotation::{self, Home, Objects, Plan, PlanError, Source};
+use osm_core::{
+    api::names,
+    certificate::rotation::{self, Home, Objects, Plan, PlanError, Source},
+};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -25,6 +28,8 @@ use crate::{
 
 /// Longest time the opening of one provider may take before it is tried again.
 const OPENING: Duration = Duration::from_secs(60);
+/// Longest wait between attempts to open a provider.
+const OPEN_WAIT: Duration = Duration::from_secs(30);
 
 /// What roots are opened with.
 #[derive(Clone, Debug)]
@@ -35,6 +40,8 @@ pub struct Setting {
     pub configured: Provider,
     /// Labels of Secrets that are made for a root.
     pub labels: BTreeMap<String, String>,
+    /// A PEM file of the CAs that may have signed the certificate of a Vault that objects name.
+    pub authorities: Option<PathBuf>,
 }
 
 /// Why no arrangement can be taken on.
@@ -51,6 +58,27 @@ pub enum RootsError {
         /// Why.
         error: IssueError,
     },
+}
+
+impl RootsError {
+    /// The reason of an Event about it.
+    pub fn reason(&self) -> &'static str {
+        match self {
+            Self::Plan(_) => "RootCertificateProblem",
+            Self::Open { error, .. } => error.reason(),
+        }
+    }
+}
+
+/// Why there is no issuer yet.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Delay {
+    /// The API server does not answer; it is asked again.
+    #[error("waiting for the root certificate: {0}")]
+    Store(String),
+    /// A provider failed, or a root is not fit for use; it is tried again after a while.
+    #[error(transparent)]
+    Failed(RootsError),
 }
 
 /// What is in force, for reports.
@@ -78,6 +106,25 @@ pub struct Keeper {
 impl std::fmt::Debug for Keeper {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "Keeper({:?})", self.issuer)
+    }
+}
+
+/// As [`open`], for as long as it takes: after a failure it is tried again, with backoff and jitter; the caller ends it
+/// by dropping the future. `waiting` is told why it takes long, each time: an operator must hear of [`Delay::Failed`].
+pub async fn open_at_last(
+    client: Client,
+    setting: Setting,
+    objects: watch::Receiver<Option<Objects>>,
+    mut waiting: impl FnMut(Delay),
+) -> (Issuer, Keeper) {
+    let mut backoff = Backoff::new(Duration::from_secs(1), OPEN_WAIT);
+    loop {
+        let store = |reason: &str| waiting(Delay::Store(reason.to_owned()));
+        match Box::pin(open(client.clone(), setting.clone(), objects.clone(), store)).await {
+            Ok(opened) => return opened,
+            Err(error) => waiting(Delay::Failed(error)),
+        }
+        tokio::time::sleep(backoff.next_wait()).await;
     }
 }
 
@@ -109,7 +156,7 @@ pub async fn open(
     let mut members = Vec::new();
     for member in &plan.trusts {
         let provider = setting
-            .provider(&member.source)
+            .provider(member)
             .map_err(|error| failed(&member.source, error))?;
         let opened = Member::open(client.clone(), &provider, &mut waiting).await;
         members.push(opened.map_err(|error| failed(&member.source, error))?);
@@ -154,11 +201,24 @@ fn roles(objects: Option<&Objects>) -> Objects {
 }
 
 impl Setting {
-    fn provider(&self, source: &Source) -> Result<Provider, IssueError> {
-        if source.is_same(&self.home.configured) {
-            return Ok(self.configured.clone());
+    fn provider(&self, member: &rotation::Member) -> Result<Provider, IssueError> {
+        let source = &member.source;
+        if !source.is_same(&self.home.configured) {
+            return Provider::of(
+                source,
+                &self.home.namespace,
+                &self.labels,
+                self.authorities.as_deref(),
+            );
         }
-        Provider::of(source, &self.home.namespace, &self.labels)
+        // What is remembered is the root the mesh began with. An object of an operator's speaks of a rotation: when the
+        // installation was told of the new provider afterwards, that root is not what its own is to be held against.
+        let began = member
+            .object
+            .as_ref()
+            .is_none_or(|object| object == names::MESH_ROOT_CERTIFICATE);
+        let configured = self.configured.clone();
+        Ok(if began { configured } else { configured.forgetful() })
     }
 }
 
@@ -228,7 +288,7 @@ impl Keeper {
         for member in &plan.trusts {
             let opened = match before.opened(&member.source) {
                 Some(opened) => opened.clone(),
-                None => self.open(&member.source).await?,
+                None => self.open(member).await?,
             };
             members.push(opened);
         }
@@ -258,9 +318,9 @@ impl Keeper {
         Ok(())
     }
 
-    async fn open(&self, source: &Source) -> Result<Member, RootsError> {
-        let failed = |error| failed(source, error);
-        let provider = self.setting.provider(source).map_err(failed)?;
+    async fn open(&self, member: &rotation::Member) -> Result<Member, RootsError> {
+        let failed = |error| failed(&member.source, error);
+        let provider = self.setting.provider(member).map_err(failed)?;
         let mut last = String::new();
         let waiting = |reason: &str| reason.clone_into(&mut last);
         match tokio::time::timeout(OPENING, Member::open(self.client.clone(), &provider, waiting)).await {
@@ -279,5 +339,63 @@ impl Keeper {
             }
             news
         });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use osm_core::identity::TrustDomain;
+
+    use super::*;
+    use crate::issuer::{CertManagerOptions, RootSecret};
+
+    /// The stored root is the one the mesh began with: after a rotation to another provider, of which the installation
+    /// was told then, that one's root is not held against it.
+    #[test]
+    fn what_is_remembered_counts_until_an_operator_rotates() {
+        let namespace = String::from("osm-system");
+        let configured = Provider::CertManager {
+            options: CertManagerOptions {
+                namespace: namespace.clone(),
+                issuer: "mesh".into(),
+                kind: "Issuer".into(),
+                group: "cert-manager.io".into(),
+            },
+            memory: Some(RootSecret {
+                namespace: namespace.clone(),
+                name: names::CA_BUNDLE_SECRET.into(),
+                labels: BTreeMap::new(),
+            }),
+        };
+        let setting = Setting {
+            home: Home {
+                namespace,
+                trust_domain: TrustDomain::default(),
+                configured: configured.source(),
+            },
+            configured,
+            labels: BTreeMap::new(),
+            authorities: None,
+        };
+        let remembered = |object: Option<&str>, source: &Source| {
+            let member = rotation::Member {
+                object: object.map(str::to_owned),
+                source: source.clone(),
+            };
+            match setting.provider(&member) {
+                Ok(Provider::CertManager { memory, .. }) => memory.is_some(),
+                other => panic!("{other:?}"),
+            }
+        };
+        let own = &setting.home.configured;
+        assert!(remembered(None, own));
+        assert!(remembered(Some(names::MESH_ROOT_CERTIFICATE), own));
+        assert!(!remembered(Some("root-2027"), own));
+        let other = Source::CertManager {
+            issuer: "other".into(),
+            kind: "Issuer".into(),
+            group: "cert-manager.io".into(),
+        };
+        assert!(!remembered(Some(names::MESH_ROOT_CERTIFICATE), &other));
     }
 }
