@@ -14,7 +14,7 @@ use crate::resource::{ResourceType, Version};
 pub struct Limits {
     /// Resources.
     pub resources: usize,
-    /// Bytes of their records. The journal is at most half as long again, plus a slack, and while it is compacted
+    /// Bytes of their records. The journal is at most half as long again, plus 256 KiB, and while it is compacted
     /// there are two of it: the volume must have room for two and a half times this.
     pub bytes: u64,
 }
