@@ -9,13 +9,21 @@ use super::bed::{self, BACKENDS, LATE, SHOP, URL};
 use super::node;
 use super::scene::{COMPONENTS, REPLICAS, SOON, Scene};
 use crate::harness::mesh::NAMESPACE;
-use crate::harness::policy::{http_rule, traffic_target};
+use crate::harness::policy::{any_route, http_rule, traffic_target};
 use crate::harness::{Workload, eventually};
 
 /// No controller, no injector; two of three backends die meanwhile, one by SIGKILL of all it runs, one with its whole
 /// network. Then everything comes back, and with it what was changed meanwhile.
 pub(super) async fn headless(scene: &Scene) -> Result<()> {
     let outage = Duration::from_secs(if scene.long { 600 } else { 45 });
+    // Its routes come during the outage: they are not validated, TrafficTargets are.
+    let target = traffic_target(
+        "late",
+        (SHOP, "web"),
+        &[http_rule("late", &["any"])],
+        &[(SHOP, LATE)],
+    );
+    scene.mesh.kubernetes.apply(&[target]).await?;
     for component in COMPONENTS {
         scene.scale(component, 0).await?;
     }
@@ -38,16 +46,10 @@ pub(super) async fn headless(scene: &Scene) -> Result<()> {
     let late = bed::peer(&scene.mesh, LATE).await?;
     let denied = late.get(URL, &[]).await?;
     ensure!(
-        denied.is_denied(),
+        denied.status != Some(200),
         "{LATE} should not have been let in yet: {denied:?}"
     );
-    let change = traffic_target(
-        "late",
-        (SHOP, "web"),
-        &[http_rule("any", &["any"])],
-        &[(SHOP, LATE)],
-    );
-    scene.mesh.kubernetes.apply(&[change]).await?;
+    scene.mesh.kubernetes.apply(&[any_route(SHOP, "late")]).await?;
     tokio::time::sleep(outage.saturating_sub(begun.elapsed())).await;
     let loss = scene.loss().await?;
     scene.finding(
@@ -79,11 +81,12 @@ pub(super) async fn headless(scene: &Scene) -> Result<()> {
         back.elapsed() - ready,
         Duration::from_secs(15),
     );
-    scene
-        .mesh
-        .kubernetes
-        .delete("access.smi-spec.io/v1alpha3/TrafficTarget", Some(SHOP), "late")
-        .await?;
+    for kind in [
+        "access.smi-spec.io/v1alpha3/TrafficTarget",
+        "specs.smi-spec.io/v1alpha4/HTTPRouteGroup",
+    ] {
+        scene.mesh.kubernetes.delete(kind, Some(SHOP), "late").await?;
+    }
     // Whole again while requests are still counted: coming back loses none either.
     bed::make_whole(&scene.mesh).await?;
     scene.all_served(SOON).await

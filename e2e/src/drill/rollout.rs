@@ -58,10 +58,15 @@ pub(super) async fn rolling_restart(scene: &Scene) -> Result<()> {
             .any(|change| name == format!("listener_manager.listener_{change}"))
     });
     scene.none("listeners added, changed, drained or removed", listeners);
-    // The connections between sidecars; those of the sender's own pool may be idle and closed.
-    let (dropped, _) =
-        grown(&|name| name.starts_with("cluster.d-shop/web|") && name.ends_with(".upstream_cx_destroy"));
-    scene.none("connections between sidecars dropped", dropped);
+    // The connections between sidecars, but for those that were idle for so long that they were closed.
+    let of_pool =
+        |end: &'static str| move |name: &str| name.starts_with("cluster.d-shop/web|") && name.ends_with(end);
+    let (closed, _) = grown(&of_pool(".upstream_cx_destroy"));
+    let (idle, _) = grown(&of_pool(".upstream_cx_idle_timeout"));
+    scene.none(
+        "connections between sidecars dropped",
+        closed.saturating_sub(idle),
+    );
     Ok(())
 }
 
