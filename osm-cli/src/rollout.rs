@@ -10,8 +10,9 @@ use k8s_openapi::api::admissionregistration::v1::{
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::{ContainerState, Event, Pod};
 use kube::ResourceExt;
-use kube::api::{Api, ListParams, LogParams};
-use osm_core::api::{MeshConfig, labels, names};
+use kube::api::{Api, ListParams, LogParams, PostParams};
+use osm_core::api::{MeshConfig, MeshRootCertificate, labels, names};
+use serde_json::json;
 use tokio::time::{Instant, sleep};
 
 use crate::cluster::{Cluster, chain, is_ready};
@@ -22,6 +23,10 @@ const POLL: Duration = Duration::from_millis(500);
 const LOG_LINES: i64 = 5;
 /// How many warning events are shown.
 const MAX_EVENTS: usize = 8;
+/// Name of an object that is only ever written in a dry run.
+const PROBE: &str = "osm-install-probe";
+/// How the API server begins to say that it could not call a webhook.
+const WEBHOOK_NOT_CALLED: &str = "failed calling webhook";
 
 /// What is waited for.
 pub(crate) struct Rollout<'a> {
@@ -106,7 +111,37 @@ impl Rollout<'_> {
                 done,
             ));
         }
+        // Last, and only then: the call is answered by what has been waited for until here.
+        if states.iter().all(|(_, done)| *done) {
+            let done = self.is_validator_reached().await?;
+            states.push((
+                format!("validator {}", if done { "answers" } else { "not reached yet" }),
+                done,
+            ));
+        }
         Ok(states)
+    }
+
+    /// Whether the API server reaches the validator: for a moment after a pod is ready its Service may lead nowhere, and
+    /// policy that is applied right after the installation would be refused.
+    async fn is_validator_reached(&self) -> Result<bool> {
+        // As the schema wants it: the API server calls validators only for what that lets through.
+        let provider =
+            json!({ "tresor": { "ca": { "secretRef": { "name": PROBE, "namespace": self.namespace } } } });
+        let spec = serde_json::from_value(json!({ "role": "inactive", "provider": provider }))?;
+        let probe = MeshRootCertificate::new(PROBE, spec);
+        let dry = PostParams {
+            dry_run: true,
+            ..PostParams::default()
+        };
+        let certificates =
+            Api::<MeshRootCertificate>::namespaced(self.cluster.client.clone(), self.namespace);
+        match certificates.create(&dry, &probe).await {
+            // Taken or refused, by the validator or by the rights of this user: nothing is left to wait for.
+            Ok(_) => Ok(true),
+            Err(kube::Error::Api(status)) => Ok(!status.message.contains(WEBHOOK_NOT_CALLED)),
+            Err(error) => Err(error).context("Could not ask the API server to call the validator"),
+        }
     }
 
     /// Whether the controllers have made the MeshConfig: scripts change it as soon as the mesh is installed.
