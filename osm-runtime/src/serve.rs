@@ -75,16 +75,18 @@ pub struct Limits {
 }
 
 impl Limits {
-    /// For the webhooks: many short requests over a few connections of the API server.
+    /// For the webhooks: many short requests over a few connections of the API server. It puts all requests on one
+    /// connection, so to one replica, for as long as there is a stream left on it: with few streams to a connection and
+    /// an end to its life, more replicas answer more requests.
     pub fn webhook() -> Self {
         Self {
             connections: 1_000,
             handshake: Duration::from_secs(10),
             head: Duration::from_secs(10),
-            streams: 250,
+            streams: 4,
             head_bytes: 64 * 1024,
             ping: Duration::from_secs(30),
-            max_age: None,
+            max_age: Some(Duration::from_secs(60)),
             proof: Duration::from_secs(60),
             leave_over: Duration::from_secs(1),
             grace: Duration::from_secs(20),
@@ -98,6 +100,7 @@ impl Limits {
             streams: 16,
             head_bytes: 16 * 1024,
             ping: Duration::from_secs(20),
+            max_age: None,
             leave_over: Duration::from_secs(10),
             grace: Duration::from_secs(10),
             ..Self::webhook()
@@ -108,6 +111,7 @@ impl Limits {
     pub fn admin() -> Self {
         Self {
             connections: 100,
+            max_age: None,
             leave_over: Duration::ZERO,
             grace: Duration::from_secs(1),
             ..Self::webhook()
