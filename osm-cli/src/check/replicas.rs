@@ -168,7 +168,7 @@ fn clocks(facts: &Facts) -> Finding {
         };
         let skew = high - low;
         let why = format!("the clock of {ahead} is {} ahead of that of {behind}", span(skew));
-        let fix = "run a time service (chrony, systemd-timesyncd) on the nodes: certificates are back-dated by 5 minutes, \
+        let fix = "run a time service (chrony, systemd-timesyncd) on the nodes: certificates are back-dated by 65 minutes, \
                    and clocks that differ by more refuse new ones";
         if skew >= SKEW_HARMS {
             check.fail(why, fix)

@@ -9,8 +9,9 @@ use jiff::{SignedDuration, Timestamp};
 
 use crate::api::duration;
 
-/// How far a certificate's start is set back, so that clocks may differ that much between nodes.
-pub const BACKDATE: Duration = Duration::from_secs(5 * 60);
+/// How far a certificate's start is set back, so that clocks may differ that much between nodes: by an hour, as after a
+/// wrong time zone or daylight saving, and five minutes. It is a new key's past, in which nobody had it.
+pub const BACKDATE: Duration = Duration::from_secs(65 * 60);
 /// Life of a new Tresor root: the original's 87600 h.
 pub const ROOT_LIFETIME: Duration = Duration::from_secs(87_600 * 3_600);
 /// Life of the ADS server's and the webhooks' certificates: in memory only, so short costs nothing.
