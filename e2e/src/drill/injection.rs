@@ -5,6 +5,9 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 use futures::StreamExt as _;
+use k8s_openapi::api::core::v1::Pod;
+use kube::Api;
+use kube::api::{DeleteParams, ListParams, PostParams};
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
@@ -90,6 +93,55 @@ pub(super) async fn repeated_admission(scene: &Scene) -> Result<()> {
             .await?;
     }
     scene.mesh.component_ready("osm-injector", REPLICAS, SOON).await
+}
+
+/// Three injectors instead of one, for pods that are created as fast as they are admitted. Each injector gets a
+/// twentieth of a processor, so that it is they that are short and not this machine.
+pub(super) async fn injectors_added(scene: &Scene) -> Result<()> {
+    let little = ["limits", "requests"].map(|kind| format!("injector.resource.{kind}.cpu=0.05"));
+    scene.upgrade(&little.each_ref().map(String::as_str)).await?;
+    let mut admitted = Vec::new();
+    for replicas in [1, 3] {
+        scene.scale("osm-injector", replicas).await?;
+        scene.fault();
+        admitted.push(admitted_in(scene, Duration::from_secs(20)).await?);
+    }
+    let (alone, together) = (admitted[0], admitted[1]);
+    scene.finding(
+        "pods admitted in 20 s, by 1 injector and by 3",
+        format!("{alone} and {together}"),
+        "at least twice as many by 3",
+        alone > 0 && together >= 2 * alone,
+    );
+    scene.upgrade(&[]).await
+}
+
+/// How many pods the API server admits in that time.
+async fn admitted_in(scene: &Scene, time: Duration) -> Result<usize> {
+    let pods: Api<Pod> = Api::namespaced(scene.mesh.kubernetes.client(), SHOP);
+    let mut pod = Workload::client("crowd")
+        .account(LATE)
+        .pod(SHOP, &scene.mesh.images.demo);
+    // For no scheduler: they are to be admitted, not to run.
+    pod["spec"]["schedulerName"] = json!("nobody");
+    pod["metadata"]["name"] = Value::Null;
+    pod["metadata"]["generateName"] = json!("crowd-");
+    pod["metadata"]["labels"]["crowd"] = json!("yes");
+    let pod: Pod = serde_json::from_value(pod)?;
+    let begun = Instant::now();
+    let create = async || {
+        let mut created = 0;
+        while begun.elapsed() < time {
+            // Too few injectors may mean that the API server's patience ends.
+            created += usize::from(pods.create(&PostParams::default(), &pod).await.is_ok());
+        }
+        created
+    };
+    let created = futures::future::join_all((0..4 * AT_ONCE).map(|_| create())).await;
+    let all = ListParams::default().labels("crowd=yes");
+    pods.delete_collection(&DeleteParams::default().grace_period(0), &all)
+        .await?;
+    Ok(created.into_iter().sum())
 }
 
 /// Pods that were admitted and never came: their Secrets go after the grace period, those of living pods stay.

@@ -6,7 +6,7 @@
 use std::fs::{self, File};
 use std::io::{Read as _, Write as _};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, anyhow, ensure};
@@ -91,6 +91,14 @@ impl PodProcess {
     pub fn signal(&self, signal: Signal) -> Result<()> {
         ensure!(self.is_alive(), "{} of {} has ended", self.program, self.pod);
         kill(Pid::from_raw(self.pid), signal).with_context(|| format!("cannot signal {}", self.pod))
+    }
+
+    /// A file as the process sees it.
+    pub fn file(&self, path: &str) -> PathBuf {
+        Path::new("/proc")
+            .join(self.pid.to_string())
+            .join("root")
+            .join(path.trim_start_matches('/'))
     }
 
     /// What it answers to a GET on a port of its loopback: status and body. Takes a thread of its own, since a thread

@@ -6,11 +6,11 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, ensure};
 use serde_json::Value;
 
-use super::bed::{self, CLIENT, SHOP};
+use super::bed::SHOP;
+use super::connections;
 use super::scene::{SOON, Scene};
 use crate::harness::eventually;
 use crate::harness::mesh::{NAME, NAMESPACE};
-use crate::report::Tally;
 
 /// The kind of the objects.
 const KIND: &str = "config.openservicemesh.io/v1alpha2/MeshRootCertificate";
@@ -25,9 +25,6 @@ const BOUND: Duration = Duration::from_secs(600);
 /// killed on the way do not disturb.
 pub(super) async fn root_rotation(scene: &Scene) -> Result<()> {
     let before = secret_roots(scene).await?;
-    let client = bed::peer(&scene.mesh, CLIENT).await?;
-    let address = format!("web.{SHOP}:9100");
-    let mut tally = Tally::default();
     let ways: [(&str, &[&'static str], &[&'static str]); 2] = [
         ("to a new root", &[], &["-c", SECOND]),
         (
@@ -39,19 +36,7 @@ pub(super) async fn root_rotation(scene: &Scene) -> Result<()> {
     for (way, arguments, again) in ways {
         let begun = Instant::now();
         scene.fault();
-        let rotation = rotate(scene, arguments, again);
-        tokio::pin!(rotation);
-        loop {
-            tokio::select! {
-                outcome = &mut rotation => break outcome?,
-                part = client.tcp(&address, &["--send", "hi", "--count", "100"]) => {
-                    let part = part?.tally;
-                    tally.sent += part.sent;
-                    tally.failed += part.failed;
-                    tally.failures.extend(part.failures);
-                }
-            }
-        }
+        Box::pin(connections::during(scene, rotate(scene, arguments, again))).await?;
         scene.time(
             format!("until the mesh was rotated {way}"),
             begun.elapsed(),
@@ -67,21 +52,6 @@ pub(super) async fn root_rotation(scene: &Scene) -> Result<()> {
         );
         scene.all_served(SOON).await?;
     }
-    let reason = tally
-        .failures
-        .first()
-        .map(|failure| format!("; {}", failure.reason));
-    scene.finding(
-        "new connections between sidecars, with a handshake each",
-        format!(
-            "{} of {} failed{}",
-            tally.failed,
-            tally.sent,
-            reason.unwrap_or_default()
-        ),
-        "0 failed",
-        tally.failed == 0 && tally.sent > 0,
-    );
     // As other drills find the mesh: with the configured root, and no object of it.
     scene.mesh.kubernetes.delete(KIND, Some(NAMESPACE), FIRST).await?;
     eventually("no root object", SOON, async || {

@@ -94,6 +94,13 @@ pub fn of_program(name: &str, binary: &Path) -> Result<Image> {
     )
 }
 
+/// As [`of_program`]; the program sees the clock with an offset, such as `+3600`, that stands in the file `offset`.
+pub fn with_a_clock(name: &str, binary: &Path, offset: &str, progress: &Progress) -> Result<Image> {
+    let mut image = of_program(name, binary)?;
+    debian::add_faketime(&mut image, offset, progress)?;
+    Ok(image)
+}
+
 fn one(name: &str, profile: &str, checkout: &Checkout, progress: &Progress) -> Result<Image> {
     if let Some(component) = COMPONENTS.iter().find(|component| component.image == name) {
         return component.image(&binaries(profile, checkout));

@@ -35,6 +35,29 @@ pub(super) fn add_iptables(layer: &mut Layer) -> Result<()> {
     Ok(())
 }
 
+/// Lets the image's program see the clock of the node with an offset, which is read each second from the file `offset`.
+pub(super) fn add_faketime(image: &mut Image, offset: &str, progress: &Progress) -> Result<()> {
+    packages::ensure(&["libfaketime"], progress)?;
+    let files = output(&mut command("dpkg", ["-L", "libfaketime"]))?;
+    let library = files
+        .lines()
+        .find(|line| line.ends_with("/libfaketimeMT.so.1"))
+        .context("the package libfaketime has no libfaketimeMT.so.1")?;
+    let mut layer = Layer::default();
+    libraries::add(&mut layer, Path::new(library))?;
+    layer.copy(Path::new(library), library)?;
+    image.layers.push(layer);
+    image.environment.extend([
+        format!("LD_PRELOAD={library}"),
+        format!("FAKETIME_TIMESTAMP_FILE={offset}"),
+        "FAKETIME_CACHE_DURATION=1".to_owned(),
+        // A clock that is set does not change how fast time passes.
+        "FAKETIME_DONT_FAKE_MONOTONIC=1".to_owned(),
+        "NO_FAKE_STAT=1".to_owned(),
+    ]);
+    Ok(())
+}
+
 /// A shell and the usual small tools, for tests to run inside the cluster.
 pub(super) fn busybox(progress: &Progress) -> Result<Image> {
     packages::ensure(&["busybox"], progress)?;
