@@ -1,8 +1,9 @@
 //! The Go programs of the cluster: what they are built from, and where the built ones are kept.
 //!
-//! Owns the table of programs and the cache of built ones. Each is a small Go module of ours under `e2e/programs` that
-//! pins the real program's release. Invariant: a cached program is found under a hash of everything that decides what
-//! it is, so that it is built once for all checkouts and never stale.
+//! Owns the table of programs and the cache of built ones. A Go module of ours under `e2e/programs` pins the releases of
+//! the real programs; those of every cluster share one, so that what they have in common has one version and is compiled
+//! once. Invariant: a cached program is found under a hash of everything that decides what it is, so that it is built
+//! once for all checkouts and never stale.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -15,11 +16,13 @@ use crate::checkout::{Checkout, cache_dir};
 use crate::command::{command, run};
 use crate::progress::Progress;
 
-/// One Go module that is built into one binary.
+/// One binary, built from one package.
 pub struct Program {
-    /// The module's folder under `e2e/programs`, and the binary's name.
+    /// The binary's name.
     pub name: &'static str,
-    /// The package to build: the module's own, or one it depends on.
+    /// The module's folder under `e2e/programs`.
+    module: &'static str,
+    /// The package to build: one of the module's own (`./name`), or one it depends on.
     package: &'static str,
     /// Extra flags of the linker: most programs learn their version there.
     link_flags: &'static str,
@@ -27,11 +30,15 @@ pub struct Program {
     aliases: &'static [&'static str],
 }
 
+/// The module of what every cluster needs.
+const CLUSTER: &str = "cluster";
+
 /// What every cluster needs. The slowest comes first.
 pub const NEEDED: [Program; 5] = [
     Program {
         name: "kubernetes",
-        package: ".",
+        module: CLUSTER,
+        package: "./kubernetes",
         link_flags: "-X k8s.io/component-base/version.gitVersion=v1.36.3 \
                      -X k8s.io/component-base/version.gitMajor=1 -X k8s.io/component-base/version.gitMinor=36 \
                      -X k8s.io/component-base/version.gitTreeState=clean \
@@ -48,24 +55,28 @@ pub const NEEDED: [Program; 5] = [
     },
     Program {
         name: "coredns",
-        package: ".",
+        module: CLUSTER,
+        package: "./coredns",
         link_flags: "",
         aliases: &[],
     },
     Program {
         name: "metrics-server",
+        module: CLUSTER,
         package: "sigs.k8s.io/metrics-server/cmd/metrics-server",
         link_flags: "",
         aliases: &[],
     },
     Program {
         name: "helm",
+        module: CLUSTER,
         package: "helm.sh/helm/v3/cmd/helm",
         link_flags: "-X helm.sh/helm/v3/internal/version.version=v3.21.4",
         aliases: &[],
     },
     Program {
         name: "etcd",
+        module: CLUSTER,
         package: "go.etcd.io/etcd/server/v3",
         link_flags: "",
         aliases: &[],
@@ -116,7 +127,7 @@ impl Programs {
         let mut found = Self::default();
         let mut all = Sha256::new();
         for program in programs {
-            let source = checkout.programs_source().join(program.name);
+            let source = checkout.programs_source().join(program.module);
             let hash = program.hash(&source)?;
             all.update(&hash);
             let folder = cache.join(format!("{}-{hash}", program.name));
@@ -138,21 +149,24 @@ impl Programs {
 impl Program {
     /// Hash of everything that decides what is built.
     fn hash(&self, source: &Path) -> Result<String> {
-        let mut names = Vec::new();
         let told = || format!("cannot read the Go module {}", source.display());
-        for entry in fs::read_dir(source).with_context(told)? {
-            let name = entry
-                .with_context(told)?
-                .file_name()
-                .to_string_lossy()
-                .into_owned();
-            if name.starts_with("go.") || name.ends_with(".go") {
-                names.push(name);
+        let mut files = Vec::new();
+        let own = self.package.strip_prefix("./").map(|folder| source.join(folder));
+        for folder in std::iter::once(source.to_owned()).chain(own) {
+            for entry in fs::read_dir(&folder).with_context(told)? {
+                let path = entry.with_context(told)?.path();
+                let name = path.file_name().unwrap_or_default().to_string_lossy();
+                if name.starts_with("go.") || name.ends_with(".go") {
+                    files.push(path);
+                }
             }
         }
-        names.sort();
-        if !names.iter().any(|name| name == "go.sum") {
-            bail!("{} has no go.sum: run `go mod tidy` there", source.display());
+        files.sort();
+        if !files.contains(&source.join("go.sum")) {
+            bail!(
+                "{} has no go.sum: the head of its go.mod says how to make one",
+                source.display()
+            );
         }
         let mut hash = Sha256::new();
         for part in [self.package, self.link_flags]
@@ -162,9 +176,10 @@ impl Program {
             hash.update(part.len().to_le_bytes());
             hash.update(part);
         }
-        for name in names {
-            let text = fs::read(source.join(&name)).with_context(told)?;
-            for part in [name.as_bytes(), &text] {
+        for file in files {
+            let text = fs::read(&file).with_context(told)?;
+            let name = file.strip_prefix(source).unwrap_or(&file).as_os_str();
+            for part in [name.as_encoded_bytes(), &text] {
                 hash.update(part.len().to_le_bytes());
                 hash.update(part);
             }
@@ -214,17 +229,19 @@ mod tests {
 
     const PROGRAM: Program = Program {
         name: "p",
-        package: ".",
+        module: "m",
+        package: "./p",
         link_flags: "-X a=1",
         aliases: &["b"],
     };
 
     fn module() -> tempfile::TempDir {
         let folder = tempfile::tempdir().unwrap();
+        fs::create_dir(folder.path().join("p")).unwrap();
         for (name, text) in [
-            ("go.mod", "module p"),
+            ("go.mod", "module m"),
             ("go.sum", "x"),
-            ("main.go", "package main"),
+            ("p/main.go", "package main"),
         ] {
             fs::write(folder.path().join(name), text).unwrap();
         }
@@ -254,7 +271,7 @@ mod tests {
             .unwrap(),
             first
         );
-        for file in ["go.mod", "go.sum", "main.go"] {
+        for file in ["go.mod", "go.sum", "p/main.go"] {
             let old = fs::read(module.path().join(file)).unwrap();
             fs::write(module.path().join(file), "other").unwrap();
             assert_ne!(PROGRAM.hash(module.path()).unwrap(), first, "{file}");
@@ -282,7 +299,7 @@ mod tests {
         let checkout = Checkout::find().unwrap();
         for program in NEEDED.iter().chain(&ON_DEMAND) {
             program
-                .hash(&checkout.programs_source().join(program.name))
+                .hash(&checkout.programs_source().join(program.module))
                 .unwrap();
         }
     }
