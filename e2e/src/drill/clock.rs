@@ -4,13 +4,15 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
+use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use super::bed::{self, BACKENDS, CLIENT, URL};
 use super::certificates;
 use super::connections;
-use super::node;
+use super::node::{self, PodProcess};
 use super::scene::{COMPONENTS, SOON, Scene};
+use crate::harness::eventually;
 use crate::harness::mesh::NAMESPACE;
 use crate::image::{catalog, import};
 use crate::progress::Progress;
@@ -18,7 +20,7 @@ use crate::progress::Progress;
 /// Where a replica's offset stands: a volume of its own, as its other files cannot be written.
 const FOLDER: &str = "/clock";
 const OFFSET: &str = "/clock/offset";
-/// The clocks of a replica, one after the other, and how often service certificates are made with each.
+/// By how many seconds clocks are off, one jump after the other.
 const JUMPS: [(&str, &str); 3] = [
     ("+3600", "an hour ahead"),
     ("-3600", "an hour behind"),
@@ -46,8 +48,7 @@ async fn jump(scene: &Scene) -> Result<()> {
     for (offset, meaning) in JUMPS {
         set(&offsets, offset)?;
         scene.fault();
-        // The file is read once a second.
-        tokio::time::sleep(Duration::from_secs(3)).await;
+        until_it_shows(&victim, offset.parse()?).await?;
         let work = async {
             certificates::renew_all(scene).await?;
             bed::remove(&scene.mesh, BACKENDS[0]).await?;
@@ -72,6 +73,20 @@ async fn jump(scene: &Scene) -> Result<()> {
         );
     }
     scene.all_served(SOON).await
+}
+
+/// Waits until a controller says that its clock is ahead by so many seconds, give or take what asking takes.
+async fn until_it_shows(controller: &PodProcess, wanted: i64) -> Result<()> {
+    // The file is read once a second.
+    eventually("the clock to jump", Duration::from_secs(30), async || {
+        let (_, page) = controller.get(9091, "/status").await?;
+        let page: Value = serde_json::from_str(&page)?;
+        let theirs = page["clockMillis"].as_i64().context("/status has no clock")?;
+        let ahead = (theirs - Timestamp::now().as_millisecond()) / 1000;
+        ensure!((ahead - wanted).abs() < 10, "it is {ahead} s ahead");
+        Ok(())
+    })
+    .await
 }
 
 fn set(offsets: &[PathBuf], offset: &str) -> Result<()> {

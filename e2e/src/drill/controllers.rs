@@ -21,6 +21,7 @@ pub(super) async fn killed_controllers(scene: &Scene) -> Result<()> {
     let rounds = if scene.long { 100 } else { 10 };
     let mut waits = Vec::new();
     for _ in 0..rounds {
+        scene.all_served(SOON).await?;
         let (victim, proxies) = busiest(scene)?;
         let at = Instant::now();
         victim.signal(Signal::SIGKILL)?;

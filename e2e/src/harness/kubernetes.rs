@@ -54,6 +54,8 @@ impl Kubernetes {
             .with_context(|| format!("cannot read {}: is the cluster up?", kubeconfig.display()))?;
         let mut config = Config::from_custom_kubeconfig(file, &KubeConfigOptions::default()).await?;
         config.read_timeout = Some(Duration::from_secs(180));
+        // What the API server refuses is what a test wants to see.
+        config.default_retry = false;
         let client = Client::try_from(config)?;
         client
             .apiserver_version()
