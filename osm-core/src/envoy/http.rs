@@ -56,7 +56,7 @@ pub(super) fn inbound(
         normalize_path: Some(judges_paths),
         merge_slashes: judges_paths,
         path_with_escaped_slashes_action: PathWithEscapedSlashesAction::KeepUnchanged.into(),
-        local_reply_config: Some(retry::mark_unsent()),
+        local_reply_config: Some(retry::marks()),
         ..common(stat_prefix, route_configuration, settings, filters)
     })
 }

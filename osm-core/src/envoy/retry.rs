@@ -4,14 +4,18 @@
 //! (9.2.1) calls safe.
 //!
 //! The two halves:
-//! * The inbound side marks its own 503 with [`UNSENT_HEADER`] when it could not connect to the application (the pod's
-//!   sidecar still runs, its application does not): the request was never sent.
+//! * The inbound side marks its own 503: with [`UNSENT_HEADER`] when it could not connect to the application (the pod's
+//!   sidecar still runs, its application does not), so that the request was never sent; with [`CUT_HEADER`] when the
+//!   application ended before it answered, at the request's first attempt.
 //! * The outbound side sends a request again, to another endpoint, when it could not connect, the connection broke
-//!   before the request was written, the server refused the stream unprocessed, or the answer is so marked.
+//!   before the request was written, the server refused the stream unprocessed, or the answer is marked as unsent; a
+//!   safe one also when it is marked as cut.
 
 use osm_proto::envoy::{
     config::{
-        accesslog::v3::{AccessLogFilter, ResponseFlagFilter, access_log_filter::FilterSpecifier},
+        accesslog::v3::{
+            AccessLogFilter, AndFilter, HeaderFilter, ResponseFlagFilter, access_log_filter::FilterSpecifier,
+        },
         core::v3::{HeaderValue, HeaderValueOption, header_value_option::HeaderAppendAction},
         route::v3::{
             HeaderMatcher, RetryPolicy,
@@ -25,12 +29,18 @@ use osm_proto::envoy::{
 };
 
 use super::{
-    matcher::{header, header_present, regex},
+    matcher::{exact, header, header_present, regex},
     parts::{any, milliseconds},
 };
 
 /// On a sidecar's answer: the request was not sent to the application. Taken off before the client sees it.
 pub(super) const UNSENT_HEADER: &str = "x-osm-unsent";
+
+/// On a sidecar's answer: the application ended without an answer. Taken off before the client sees it.
+pub(super) const CUT_HEADER: &str = "x-osm-cut";
+
+/// On a request: which attempt it is, from 1. Written by the client's sidecar, whatever the client wrote.
+const ATTEMPT_HEADER: &str = "x-envoy-attempt-count";
 
 /// How often a request or a connection is tried on other endpoints. Each endpoint that is gone costs one attempt, and
 /// is ejected after three; five outlast a service that loses most of its endpoints at once.
@@ -38,14 +48,20 @@ pub(super) const RETRIES: u32 = 5;
 
 /// Retries of any request: only of what was certainly not processed.
 pub(super) fn unsent() -> RetryPolicy {
-    policy("connect-failure,refused-stream,reset-before-request,retriable-headers")
+    policy(
+        "connect-failure,refused-stream,reset-before-request,retriable-headers",
+        &[UNSENT_HEADER],
+    )
 }
 
 /// Retries of safe requests: also of those whose connection broke before any of the answer came, as happens when a
-/// pod is killed. An application that dies with its sidecar alive is answered for (503) and not retried, so that one
-/// deadly request does not walk through all endpoints.
+/// pod is killed, or its application alone. The latter once only, so that one deadly request does not walk through all
+/// endpoints.
 pub(super) fn safe() -> RetryPolicy {
-    policy("connect-failure,refused-stream,reset,retriable-headers")
+    policy(
+        "connect-failure,refused-stream,reset,retriable-headers",
+        &[UNSENT_HEADER, CUT_HEADER],
+    )
 }
 
 /// The methods of requests that [`safe`] is for.
@@ -53,7 +69,7 @@ pub(super) fn safe_methods() -> HeaderMatcher {
     header(":method", regex("GET|HEAD|OPTIONS"))
 }
 
-fn policy(retry_on: &str) -> RetryPolicy {
+fn policy(retry_on: &str, marks: &[&str]) -> RetryPolicy {
     let previous_hosts = RetryHostPredicate {
         name: "envoy.retry_host_predicates.previous_hosts".to_owned(),
         config_type: Some(ConfigType::TypedConfig(any(&PreviousHostsPredicate {}))),
@@ -61,7 +77,7 @@ fn policy(retry_on: &str) -> RetryPolicy {
     RetryPolicy {
         retry_on: retry_on.to_owned(),
         num_retries: Some(RETRIES),
-        retriable_headers: vec![header_present(UNSENT_HEADER)],
+        retriable_headers: marks.iter().copied().map(header_present).collect(),
         // Ask the load balancer again, up to so many times, while it names an endpoint that already failed.
         retry_host_predicate: vec![previous_hosts],
         host_selection_retry_max_attempts: 5,
@@ -74,29 +90,46 @@ fn policy(retry_on: &str) -> RetryPolicy {
     }
 }
 
-/// Marks the 503 of a connection to the application that could not be made (`UF`).
-pub(super) fn mark_unsent() -> LocalReplyConfig {
-    let connect_failure = ResponseFlagFilter {
-        flags: vec!["UF".to_owned()],
-    };
+/// Marks the 503 of a connection to the application that could not be made (`UF`), and of one that ended before an
+/// answer came (`UC`).
+pub(super) fn marks() -> LocalReplyConfig {
+    let first_attempt = FilterSpecifier::HeaderFilter(HeaderFilter {
+        header: Some(header(ATTEMPT_HEADER, exact("1"))),
+    });
+    let cut = FilterSpecifier::AndFilter(AndFilter {
+        filters: [ended_with("UC"), first_attempt]
+            .map(|filter| AccessLogFilter {
+                filter_specifier: Some(filter),
+            })
+            .into(),
+    });
+    LocalReplyConfig {
+        mappers: vec![mark(ended_with("UF"), UNSENT_HEADER), mark(cut, CUT_HEADER)],
+        body_format: None,
+    }
+}
+
+fn ended_with(flag: &str) -> FilterSpecifier {
+    FilterSpecifier::ResponseFlagFilter(ResponseFlagFilter {
+        flags: vec![flag.to_owned()],
+    })
+}
+
+fn mark(replies: FilterSpecifier, name: &str) -> ResponseMapper {
     let marker = HeaderValueOption {
         header: Some(HeaderValue {
-            key: UNSENT_HEADER.to_owned(),
+            key: name.to_owned(),
             value: "true".to_owned(),
             ..Default::default()
         }),
         append_action: HeaderAppendAction::OverwriteIfExistsOrAdd.into(),
         ..Default::default()
     };
-    let mapper = ResponseMapper {
+    ResponseMapper {
         filter: Some(AccessLogFilter {
-            filter_specifier: Some(FilterSpecifier::ResponseFlagFilter(connect_failure)),
+            filter_specifier: Some(replies),
         }),
         headers_to_add: vec![marker],
         ..Default::default()
-    };
-    LocalReplyConfig {
-        mappers: vec![mapper],
-        body_format: None,
     }
 }

@@ -416,6 +416,55 @@ fn requests_outlive_endpoints() {
     assert!(!text.contains("x-osm"), "{text}");
 }
 
+/// An application that ends while its sidecar lives, by a crash or for want of memory, costs no safe request; and one
+/// request ends no more than two of them.
+#[test]
+fn a_safe_request_is_tried_once_more_when_an_application_dies() {
+    let authority = Authority::new();
+    let mut client = case("http-client");
+    let mut server = case("permissive-server");
+    server.add_port("bookstore", 14002, 14001);
+    let endpoints = |ports: &[u16]| {
+        ports
+            .iter()
+            .map(|&port| Endpoint {
+                address: SERVER,
+                port,
+            })
+            .collect()
+    };
+    client.endpoints[0].endpoints = endpoints(&[14001, 14002]);
+    let (anyone, bookstore) = (authority.workload("anyone"), authority.workload("bookstore"));
+    let mut pair = Pair::new((&client, &anyone), (&server, &bookstore));
+    let _living = pair.application(14001, http);
+    let dying = pair.application(14002, |stream| {
+        next_request(&mut BufReader::new(stream));
+    });
+    for _ in 0..20 {
+        // A client that counts attempts itself changes nothing.
+        let (status, text) = pair.request(80, "GET /\nx-envoy-attempt-count: 7");
+        assert_eq!(status, 200, "{text}\n{}", pair.client.access_log());
+    }
+    let reached = dying.connections();
+    assert!(reached >= 5, "{reached} requests came to the one that dies");
+    let posts: Vec<u16> = (0..10)
+        .map(|_| pair.request(80, "POST /\ncontent-length: 0").0)
+        .collect();
+    let failed = posts.iter().filter(|status| **status == 503).count();
+    assert_eq!(
+        dying.connections() - reached,
+        failed,
+        "what may have been done is not done twice"
+    );
+
+    let reached = dying.connections();
+    client.endpoints[0].endpoints = endpoints(&[14002]);
+    pair.replace_client(&client, &anyone);
+    let (status, text) = pair.request(80, "GET /");
+    assert_eq!((status, dying.connections() - reached), (503, 2), "{text}");
+    assert!(!text.contains("x-osm"), "{text}");
+}
+
 /// Pods are killed while requests are on their way; no controller is there to take their endpoints away.
 #[test]
 fn no_request_fails_when_pods_are_killed() {

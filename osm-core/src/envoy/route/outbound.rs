@@ -41,11 +41,14 @@ pub fn outbound_routes(routes: &OutboundRoutes) -> RouteConfiguration {
             .into_iter()
             .flatten()
             .collect(),
+        include_request_attempt_count: true,
         ..Default::default()
     };
     RouteConfiguration {
         virtual_hosts: vec![virtual_host],
-        response_headers_to_remove: vec![retry::UNSENT_HEADER.to_owned()],
+        response_headers_to_remove: [retry::UNSENT_HEADER, retry::CUT_HEADER]
+            .map(str::to_owned)
+            .into(),
         ..super::configuration(&routes.name)
     }
 }
