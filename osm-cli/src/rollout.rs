@@ -111,25 +111,31 @@ impl Rollout<'_> {
                 done,
             ));
         }
-        // Last, and only then: the call is answered by what has been waited for until here.
+        // Last, and only then: the calls are answered by what has been waited for until here.
         if states.iter().all(|(_, done)| *done) {
-            let done = self.is_validator_reached().await?;
-            states.push((
-                format!("validator {}", if done { "answers" } else { "not reached yet" }),
-                done,
-            ));
+            for (component, labels) in [
+                ("validator", None),
+                ("injector", Some((labels::PROBE, "injector"))),
+            ] {
+                let done = self.is_reached(labels).await?;
+                states.push((
+                    format!("{component} {}", if done { "answers" } else { "not reached yet" }),
+                    done,
+                ));
+            }
         }
         Ok(states)
     }
 
-    /// Whether the API server reaches the validator: for a moment after a pod is ready its Service may lead nowhere, and
-    /// policy that is applied right after the installation would be refused.
-    async fn is_validator_reached(&self) -> Result<bool> {
+    /// Whether the API server reaches a webhook: for a moment after a pod is ready its Service may lead nowhere, and
+    /// what is applied right after the installation would be refused.
+    async fn is_reached(&self, label: Option<(&str, &str)>) -> Result<bool> {
         // As the schema wants it: the API server calls validators only for what that lets through.
         let provider =
             json!({ "tresor": { "ca": { "secretRef": { "name": PROBE, "namespace": self.namespace } } } });
         let spec = serde_json::from_value(json!({ "role": "inactive", "provider": provider }))?;
-        let probe = MeshRootCertificate::new(PROBE, spec);
+        let mut probe = MeshRootCertificate::new(PROBE, spec);
+        probe.metadata.labels = label.map(|(key, value)| [(key.to_owned(), value.to_owned())].into());
         let dry = PostParams {
             dry_run: true,
             ..PostParams::default()
@@ -137,10 +143,10 @@ impl Rollout<'_> {
         let certificates =
             Api::<MeshRootCertificate>::namespaced(self.cluster.client.clone(), self.namespace);
         match certificates.create(&dry, &probe).await {
-            // Taken or refused, by the validator or by the rights of this user: nothing is left to wait for.
+            // Taken or refused, by the webhook or by the rights of this user: nothing is left to wait for.
             Ok(_) => Ok(true),
             Err(kube::Error::Api(status)) => Ok(!status.message.contains(WEBHOOK_NOT_CALLED)),
-            Err(error) => Err(error).context("Could not ask the API server to call the validator"),
+            Err(error) => Err(error).context("Could not ask the API server to call a webhook"),
         }
     }
 

@@ -41,7 +41,7 @@ pub struct Stream {
 pub async fn make_whole(mesh: &Mesh) -> Result<()> {
     let kubernetes = &mesh.kubernetes;
     mesh.meshed_namespace(SHOP).await?;
-    // The API server may have heard that the validators are ready before its node leads anyone there.
+    // After a fault the API server may have heard that the webhooks are ready before its node leads anyone there.
     eventually("the shop's policy to be taken", POD_READY, async || {
         kubernetes.apply(&objects()).await
     })
@@ -56,7 +56,10 @@ pub async fn make_whole(mesh: &Mesh) -> Result<()> {
     }
     let clients = [CLIENT, LATE].map(client);
     for workload in BACKENDS.map(backend).iter().chain(&clients) {
-        start(mesh, workload).await?;
+        eventually("the shop's pods to be admitted", POD_READY, async || {
+            start(mesh, workload).await
+        })
+        .await?;
     }
     for pod in BACKENDS.iter().chain(&[CLIENT, LATE]) {
         kubernetes.ready(SHOP, pod, POD_READY).await?;

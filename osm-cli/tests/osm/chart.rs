@@ -387,6 +387,19 @@ fn webhooks_select_the_mesh_and_never_the_control_plane() {
         None,
         "the injector fills it in; Helm must not own it"
     );
+    let probe = &rendered.get("MutatingWebhookConfiguration", "osm-webhook-shop")["webhooks"][1];
+    assert_eq!(probe["clientConfig"], mutating["clientConfig"]);
+    assert_eq!(
+        (
+            &probe["rules"][0]["resources"],
+            &probe["objectSelector"]["matchLabels"]
+        ),
+        (
+            &json!(["meshrootcertificates"]),
+            &json!({"openservicemesh.io/install-probe": "injector"})
+        ),
+        "nobody's objects but those of the installation"
+    );
     let validating =
         &rendered.get("ValidatingWebhookConfiguration", "osm-validator-mesh-shop")["webhooks"][0];
     for webhook in [mutating, validating] {

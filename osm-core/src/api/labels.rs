@@ -18,5 +18,7 @@ pub const APP_NAME_VALUE: &str = "openservicemesh.io";
 pub const APP_INSTANCE: &str = "app.kubernetes.io/instance";
 /// On every object of the mesh: the version that wrote it.
 pub const APP_VERSION: &str = "app.kubernetes.io/version";
+/// On an object that `osm install` only ever writes in a dry run: which webhook is to be asked about it.
+pub const PROBE: &str = "openservicemesh.io/install-probe";
 /// On pods and Deployments of the control plane: the component's name.
 pub const APP: &str = "app";
