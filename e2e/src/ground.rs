@@ -93,9 +93,9 @@ impl Ground {
         let images = Images {
             registry: self.cluster.registry.clone(),
             tag: self.cluster.tag.clone(),
-            envoy: self.cluster.image("envoy"),
+            envoy: self.cluster.foreign_image(&cluster::ENVOY),
             demo: self.cluster.image("osm-demo"),
-            mariadb: self.cluster.image("mariadb"),
+            mariadb: self.cluster.foreign_image(&cluster::MARIADB),
         };
         Ok(Mesh::new(
             kubernetes,

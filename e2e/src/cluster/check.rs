@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 
-use super::Cluster;
 use super::kubectl::Kubectl;
+use super::{BUSYBOX, Cluster};
 use crate::checkout::Checkout;
 use crate::image::{catalog, import};
 use crate::progress::{Progress, wait_for};
@@ -36,7 +36,7 @@ fn try_all(cluster: &Cluster, kubectl: &Kubectl, progress: &Progress) -> Result<
         Ok(())
     })?;
     progress.step("pods start", || {
-        kubectl.apply(&WORKLOAD.replace("${IMAGE}", &cluster.image("busybox")))?;
+        kubectl.apply(&WORKLOAD.replace("${IMAGE}", &cluster.foreign_image(&BUSYBOX)))?;
         for workload in ["deployment/web", "deployment/client"] {
             kubectl.run(["-n", NAMESPACE, "rollout", "status", workload, "--timeout=60s"])?;
         }

@@ -39,6 +39,48 @@ use kubectl::Kubectl;
 /// Where images of a cluster that is not ours come from, if nothing else is said.
 const PUBLIC_REGISTRY: &str = "openservicemesh";
 
+/// An image of a program that is not this project's: made here for the local cluster, pulled from where it is published
+/// by any other.
+#[derive(Debug)]
+pub struct Foreign {
+    /// What it is called here.
+    pub name: &'static str,
+    /// The variable that names another one for a cluster that is not ours.
+    variable: &'static str,
+    /// Where it is published.
+    published: &'static str,
+}
+
+impl Foreign {
+    /// The one that is pulled, where the variable says `chosen`.
+    fn pulled(&self, chosen: Option<String>) -> String {
+        chosen
+            .filter(|name| !name.is_empty())
+            .unwrap_or_else(|| self.published.to_owned())
+    }
+}
+
+/// The sidecars' proxy, of the release that the chart installs.
+pub const ENVOY: Foreign = Foreign {
+    name: "envoy",
+    variable: "OSM_ENVOY_IMAGE",
+    published: "envoyproxy/envoy:distroless-v1.40.0",
+};
+
+/// The demo's database.
+pub const MARIADB: Foreign = Foreign {
+    name: "mariadb",
+    variable: "OSM_MARIADB_IMAGE",
+    published: "mariadb:10.11",
+};
+
+/// What `cluster check` starts.
+pub const BUSYBOX: Foreign = Foreign {
+    name: "busybox",
+    variable: "OSM_BUSYBOX_IMAGE",
+    published: "busybox:1.36",
+};
+
 /// A running cluster and the programs to work with it.
 #[derive(Debug)]
 pub struct Cluster {
@@ -93,6 +135,14 @@ impl Cluster {
         format!("{}/{component}:{}", self.registry, self.tag)
     }
 
+    /// The full name of an image of a program from elsewhere, which no registry of this project has.
+    pub fn foreign_image(&self, image: &Foreign) -> String {
+        if self.is_local {
+            return self.image(image.name);
+        }
+        image.pulled(env::var(image.variable).ok())
+    }
+
     fn local(checkout: &Checkout) -> Result<Self> {
         let in_use = lock::for_use()?;
         let mine = record::Record::load().is_some_and(|record| record.checkout == checkout.root());
@@ -136,4 +186,40 @@ impl Cluster {
 /// Whether a cluster from elsewhere is to be used: `CLUSTER=current`.
 pub fn is_current() -> bool {
     env::var("CLUSTER").is_ok_and(|value| value == "current")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn images_from_elsewhere_are_pulled_from_where_they_are_published() {
+        let mut cluster = Cluster {
+            kubeconfig: PathBuf::new(),
+            kubectl: PathBuf::new(),
+            helm: PathBuf::new(),
+            osm: PathBuf::new(),
+            registry: "registry.example/mesh".to_owned(),
+            tag: "v9".to_owned(),
+            is_local: true,
+            _in_use: None,
+        };
+        assert_eq!(cluster.foreign_image(&ENVOY), "registry.example/mesh/envoy:v9");
+        cluster.is_local = false;
+        for image in [ENVOY, MARIADB, BUSYBOX] {
+            assert!(!cluster.foreign_image(&image).starts_with(&cluster.registry));
+            assert_eq!(image.pulled(None), image.published);
+            assert_eq!(image.pulled(Some(String::new())), image.published);
+            assert_eq!(image.pulled(Some("mirror/it:1".to_owned())), "mirror/it:1");
+        }
+    }
+
+    /// What is tested is what is installed.
+    #[test]
+    fn the_published_envoy_is_the_charts() {
+        let values = Checkout::find().unwrap().root().join("charts/osm/values.yaml");
+        let values = std::fs::read_to_string(values).unwrap();
+        assert!(values.contains(&format!("sidecarImage: {}\n", ENVOY.published)));
+        assert!(ENVOY.published.ends_with(wheel::ENVOY.version));
+    }
 }
