@@ -119,6 +119,30 @@ impl Mesh {
         ]
         .map(str::to_owned)
         .into();
+        arguments.extend(self.values(settings));
+        arguments
+    }
+
+    /// Arguments of `osm mesh upgrade` to the same with other `settings`; none of those before count.
+    pub fn upgrade_arguments(&self, settings: &[&str]) -> Vec<String> {
+        let mut arguments: Vec<String> = [
+            "mesh",
+            "upgrade",
+            "--mesh-name",
+            NAME,
+            "--osm-namespace",
+            NAMESPACE,
+            "--timeout",
+            "2m",
+        ]
+        .map(str::to_owned)
+        .into();
+        arguments.extend(self.values(settings));
+        arguments
+    }
+
+    /// Values of the chart for this cluster, as flags.
+    fn values(&self, settings: &[&str]) -> Vec<String> {
         let own = [
             format!("image.registry={}", self.images.registry),
             format!("image.tag={}", self.images.tag),
@@ -129,10 +153,11 @@ impl Mesh {
             "osmController.resource.requests.cpu=0.1".to_owned(),
             "injector.resource.requests.cpu=0.1".to_owned(),
         ];
-        for setting in own.iter().map(String::as_str).chain(settings.iter().copied()) {
-            arguments.push(format!("--set=OpenServiceMesh.{setting}"));
-        }
-        arguments
+        own.iter()
+            .map(String::as_str)
+            .chain(settings.iter().copied())
+            .map(|setting| format!("--set=OpenServiceMesh.{setting}"))
+            .collect()
     }
 
     /// Whether a control plane is there.

@@ -6,6 +6,7 @@
 
 mod cli;
 mod control_plane;
+mod flags;
 mod http;
 mod identity;
 mod injection;
@@ -73,6 +74,8 @@ pub const TESTS: &[Test] = tests! {
     install::refusals_change_nothing;
     settings::permissive_switch_loses_nothing, alone;
     settings::egress, alone;
+    flags::install_flags, alone;
+    flags::install_ha, alone;
     install::autoscaling_and_disruption_budget, alone;
 };
 
