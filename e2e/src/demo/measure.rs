@@ -314,8 +314,11 @@ async fn transport(cast: &Cast, verdict: &mut Verdict) {
         };
         let upstream = "cluster.bookstore/bookstore-v1|";
         anyhow::Ok((
-            sum(&client, upstream, ".upstream_cx_total"),
-            sum(&client, upstream, ".ssl.handshake"),
+            Connections {
+                opened: sum(&client, upstream, ".upstream_cx_total"),
+                failed: sum(&client, upstream, ".upstream_cx_connect_fail"),
+                shaken: sum(&client, upstream, ".ssl.handshake"),
+            },
             sum(&server, "listener.0.0.0.0_15003.", ".ssl.handshake")
                 + sum(&server, "listener.[__]_15003.", ".ssl.handshake"),
         ))
@@ -325,14 +328,37 @@ async fn transport(cast: &Cast, verdict: &mut Verdict) {
         "bookbuyer to bookstore-v1, connections",
         expected,
         stats.await,
-        |(all, tls, accepted)| {
-            // A connection may have failed to be made at all, before the store was ready: no handshake, no traffic.
+        |(connections, accepted)| {
+            let Connections {
+                opened,
+                failed,
+                shaken,
+            } = connections;
             (
-                format!("{all} opened, {tls} handshakes here, {accepted} there"),
-                tls > 0 && accepted > 0 && tls <= all,
+                format!(
+                    "{opened} opened, {failed} of them failed, {shaken} handshakes here, {accepted} there"
+                ),
+                connections.all_shook_hands() && accepted > 0,
             )
         },
     );
+}
+
+/// What a sidecar counts of its connections to a cluster.
+#[derive(Clone, Copy)]
+struct Connections {
+    opened: u64,
+    /// Never made, before the other side was ready: no handshake, no traffic.
+    failed: u64,
+    /// Over which TLS was agreed upon.
+    shaken: u64,
+}
+
+impl Connections {
+    /// Whether nothing went over a connection in plain text. One may be in the middle of its handshake.
+    fn all_shook_hands(self) -> bool {
+        self.shaken > 0 && self.shaken <= self.opened && self.shaken + self.failed + 1 >= self.opened
+    }
 }
 
 async fn outside(cast: &Cast, verdict: &mut Verdict) {
@@ -410,4 +436,27 @@ fn describe(outcomes: &BTreeMap<String, u64>) -> String {
         .map(|(outcome, count)| format!("{count} × {outcome}"))
         .collect::<Vec<_>>()
         .join(", ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_connection_in_plain_text_is_noticed() {
+        let judge = |opened, failed, shaken| {
+            Connections {
+                opened,
+                failed,
+                shaken,
+            }
+            .all_shook_hands()
+        };
+        assert!(judge(12, 0, 12));
+        assert!(judge(12, 3, 9));
+        assert!(judge(12, 0, 11), "one is under way");
+        assert!(!judge(12, 0, 1), "one of many is not every one");
+        assert!(!judge(12, 12, 0), "nothing was proven");
+        assert!(!judge(0, 0, 0), "nothing was proven");
+    }
 }

@@ -56,27 +56,34 @@ pub(super) async fn namespaces(case: &Case) -> Result<()> {
     for (arguments, why) in [
         (
             vec!["namespace", "add", "no-such-namespace"],
-            "a namespace that is not there",
+            "There is no namespace [no-such-namespace]".to_owned(),
         ),
         (
             vec!["namespace", "add", NAMESPACE],
-            "the control plane's namespace",
+            format!("Namespace [{NAMESPACE}] has the control plane of mesh [{NAME}]"),
         ),
         (
             vec!["namespace", "add", &one, "--mesh-name", "no-such-mesh"],
-            "a mesh that is not there",
+            "There is no mesh [no-such-mesh]".to_owned(),
+        ),
+        (
+            vec!["namespace", "add", &two],
+            format!("Cannot add ignored namespace [{two}]"),
         ),
     ] {
         let refused = mesh.osm(&arguments).await?;
         ensure!(
-            refused.status.is_some_and(|status| status != 0),
-            "{why} was not refused: {refused:?}"
-        );
-        ensure!(
-            !refused.stderr.trim().is_empty() && !refused.stderr.contains("panicked"),
-            "{why}: {refused:?}"
+            refused.status == Some(1)
+                && refused.stderr.contains(&why)
+                && refused.stderr.trim().lines().count() == 1,
+            "{arguments:?} should have been refused with `{why}` alone: {refused:?}"
         );
     }
+    let refused = labels(&two).await?;
+    ensure!(
+        refused["labels"]["openservicemesh.io/monitored-by"].is_null(),
+        "a namespace was added though that was refused: {refused}"
+    );
     Ok(())
 }
 
@@ -86,7 +93,21 @@ pub(super) async fn mesh_list_version_and_proxy(case: &Case) -> Result<()> {
     let namespace = case.namespace("all").await?;
     case.run(&[(&namespace, Workload::client("pod"))]).await?;
     let list = mesh.osm_ok(&["mesh", "list"]).await?;
-    ensure!(list.contains(NAME) && list.contains(NAMESPACE), "{list}");
+    // Its row in one table or the other: name, namespace, and a list at the end.
+    let listed = |item: &str| {
+        list.lines().any(|line| {
+            let columns: Vec<&str> = line.split_whitespace().collect();
+            columns.starts_with(&[NAME, NAMESPACE])
+                && columns
+                    .last()
+                    .is_some_and(|items| items.split(',').any(|it| it == item))
+        })
+    };
+    ensure!(listed(&namespace), "{namespace} is not listed as added: {list}");
+    ensure!(
+        listed("TrafficTarget:access.smi-spec.io/v1alpha3"),
+        "TrafficTarget is not listed as supported: {list}"
+    );
     let version = mesh.osm_ok(&["version"]).await?;
     ensure!(
         version.contains("CLI Version") && version.contains(NAMESPACE),
@@ -105,7 +126,10 @@ pub(super) async fn mesh_list_version_and_proxy(case: &Case) -> Result<()> {
     let missing = mesh
         .osm(&["proxy", "get", "config_dump", "no-such-pod", "-n", &namespace])
         .await?;
-    ensure!(missing.status != Some(0), "{missing:?}");
+    ensure!(
+        missing.status == Some(1) && missing.stderr.contains("There is no pod [no-such-pod]"),
+        "{missing:?}"
+    );
     Ok(())
 }
 
