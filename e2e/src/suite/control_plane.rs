@@ -12,8 +12,8 @@ use crate::harness::wait::SETTLED;
 use crate::harness::workload::service;
 use crate::harness::{Case, Workload, eventually};
 
-/// Objects that contradict themselves, refer to nothing, or are hostile do not touch anything else: neither other
-/// namespaces nor other services of the same one, and changes still arrive.
+/// Objects that contradict themselves, refer to nothing, or are hostile are told of by events on them, and touch nothing
+/// else: neither other namespaces nor other services of the same one, and changes still arrive.
 pub(super) async fn malformed_objects_harm_nothing_else(case: &Case) -> Result<()> {
     let namespace = case.namespace("all").await?;
     case.apply(&[
@@ -93,14 +93,17 @@ pub(super) async fn malformed_objects_harm_nothing_else(case: &Case) -> Result<(
         // Two Services of one pod with the same port and target are no contradiction, but two equal listeners would be.
         service(&namespace, "twin", "web", http_port()),
     ];
-    let mut admitted = 0;
+    let mut refused = Vec::new();
     for object in &hostile {
         // The schema of the kind or the validating webhook may refuse it: as good.
-        if case.apply(std::slice::from_ref(object)).await.is_ok() {
-            admitted += 1;
+        if let Err(error) = case.apply(std::slice::from_ref(object)).await {
+            refused.push(format!("{error:#}"));
         }
     }
-    ensure!(admitted > 0, "nothing hostile was admitted: this proves nothing");
+    ensure!(
+        refused.len() < hostile.len(),
+        "nothing hostile was admitted: this proves nothing"
+    );
     tokio::time::sleep(A_WHILE).await;
     answers(&peers[0], &url, &[], 200).await?;
     denied(&peers[1], &url, &[]).await?;
@@ -113,6 +116,35 @@ pub(super) async fn malformed_objects_harm_nothing_else(case: &Case) -> Result<(
     .await?;
     answered(&peers[1], &url, &[], 200).await?;
     answers(&peers[0], &url, &[], 200).await?;
+    // Whoever wrote them is told, next to them.
+    for (kind, name, reason, part) in [
+        ("HTTPRouteGroup", "regex", "InvalidMatch", "((("),
+        ("TrafficTarget", "dangling", "RouteNotFound", "nowhere"),
+    ] {
+        eventually(&format!("an event on {kind} {name}"), SETTLED, async || {
+            let events = case
+                .mesh
+                .kubernetes
+                .list("v1/Event", Some(&namespace), "")
+                .await?;
+            let told = events.iter().any(|event| {
+                let object = &event["involvedObject"];
+                let message = event["message"].as_str().unwrap_or_default();
+                object["kind"] == kind
+                    && object["name"] == name
+                    && event["reason"] == reason
+                    && event["type"] == "Warning"
+                    && message.contains(part)
+            });
+            ensure!(
+                told,
+                "{} events, none of them {reason} with `{part}`; refused were {refused:?}",
+                events.len()
+            );
+            Ok(())
+        })
+        .await?;
+    }
     Ok(())
 }
 
