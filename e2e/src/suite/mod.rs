@@ -6,6 +6,7 @@
 
 mod cli;
 mod control_plane;
+mod failures;
 mod flags;
 mod http;
 mod identity;
@@ -71,6 +72,7 @@ pub const TESTS: &[Test] = tests! {
     cli::namespaces;
     cli::mesh_list_version_and_proxy;
     cli::check_ha;
+    failures::failures_are_kept;
     install::refusals_change_nothing;
     settings::permissive_switch_loses_nothing, alone;
     settings::egress, alone;

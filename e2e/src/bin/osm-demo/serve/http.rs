@@ -62,9 +62,9 @@ pub(super) async fn serve_tls(listener: TcpListener, acceptor: TlsAcceptor, rout
     super::accept(listener, move |stream, peer| {
         let (acceptor, router) = (acceptor.clone(), router.clone());
         async move {
-            // A failed handshake is the client's to tell.
-            if let Ok(stream) = acceptor.accept(stream).await {
-                connection(stream, peer, router).await;
+            match acceptor.accept(stream).await {
+                Ok(stream) => connection(stream, peer, router).await,
+                Err(error) => super::log(format_args!("no TLS with {peer}: {error}")),
             }
         }
     })

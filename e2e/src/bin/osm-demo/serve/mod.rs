@@ -46,26 +46,37 @@ pub(crate) async fn run(options: Options) -> anyhow::Result<()> {
     let mut servers = JoinSet::new();
     for port in options.http {
         let listener = listen(port).await?;
+        log(format_args!("{name} serves HTTP on port {port}"));
         servers.spawn(serve_http(listener, router.clone()));
     }
     for port in options.https {
         let (listener, acceptor) = (listen(port).await?, acceptor()?);
+        log(format_args!("{name} serves HTTPS on port {port}"));
         servers.spawn(http::serve_tls(listener, acceptor, router.clone()));
     }
     for port in options.tcp {
-        servers.spawn(tcp::echo(listen(port).await?, Arc::clone(&name)));
+        let listener = listen(port).await?;
+        log(format_args!("{name} answers TCP on port {port}"));
+        servers.spawn(tcp::echo(listener, Arc::clone(&name)));
     }
     for port in options.greet {
-        servers.spawn(tcp::greet(listen(port).await?, Arc::clone(&name)));
+        let listener = listen(port).await?;
+        log(format_args!("{name} greets TCP clients on port {port}"));
+        servers.spawn(tcp::greet(listener, Arc::clone(&name)));
     }
     if servers.is_empty() {
-        // A client pod: it waits to be told what to send.
+        log(format_args!("{name} waits to be told what to send"));
         std::future::pending::<()>().await;
     }
     while let Some(ended) = servers.join_next().await {
         ended.context("a server ended")?;
     }
     Ok(())
+}
+
+/// A line for whoever reads the pod's log, on standard error: what clients print on the other is read by programs.
+fn log(line: std::fmt::Arguments<'_>) {
+    eprintln!("{line}");
 }
 
 /// Listens on all addresses, IPv4 included.
