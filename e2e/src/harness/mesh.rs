@@ -189,6 +189,15 @@ impl Mesh {
         .await
     }
 
+    /// Sets a component's replicas, and waits until so many pods are ready and no others are left.
+    pub async fn scale(&self, component: &str, replicas: usize, at_most: Duration) -> Result<()> {
+        let change = json!({ "spec": { "replicas": replicas } });
+        self.kubernetes
+            .merge("apps/v1/Deployment", Some(NAMESPACE), component, &change)
+            .await?;
+        self.component_ready(component, replicas, at_most).await
+    }
+
     /// Changes the mesh's settings: a merge patch of MeshConfig's spec.
     pub async fn configure(&self, spec: Value) -> Result<()> {
         self.kubernetes

@@ -4,6 +4,7 @@
 //! that needs it otherwise runs alone and puts it back. After each test every sidecar it used must have accepted all it
 //! was sent.
 
+mod admission;
 mod cli;
 mod control_plane;
 mod failures;
@@ -76,6 +77,7 @@ pub const TESTS: &[Test] = tests! {
     install::refusals_change_nothing;
     settings::permissive_switch_loses_nothing, alone;
     settings::egress, alone;
+    admission::absent_injectors, alone;
     flags::install_flags, alone;
     flags::install_ha, alone;
     install::autoscaling_and_disruption_budget, alone;
