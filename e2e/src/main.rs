@@ -80,6 +80,8 @@ enum ClusterVerb {
     Down,
     /// Try all that tests rely on.
     Check,
+    /// Kill `up` and `down` at several moments, and see that the next one does its work; leaves no cluster.
+    Interruptions,
 }
 
 fn main() -> ExitCode {
@@ -99,6 +101,9 @@ fn run(arguments: Arguments) -> Result<()> {
         Verb::Cluster(ClusterVerb::Up) => cluster::up::up(&checkout, &progress),
         Verb::Cluster(ClusterVerb::Down) => cluster::up::down(&checkout, &progress),
         Verb::Cluster(ClusterVerb::Check) => cluster::check::check(&checkout, &progress),
+        Verb::Cluster(ClusterVerb::Interruptions) => {
+            cluster::interruptions::interruptions(&checkout, &progress)
+        }
         Verb::Images {
             names,
             programs,

@@ -92,6 +92,16 @@ pub fn remove() -> Result<()> {
     Ok(())
 }
 
+/// The groups that are there, one in each hierarchy at most.
+pub fn remains() -> Result<Vec<PathBuf>> {
+    let mut groups: Vec<PathBuf> = hierarchies()?
+        .iter()
+        .map(|hierarchy| hierarchy.join(GROUP))
+        .collect();
+    groups.retain(|group| group.exists());
+    Ok(groups)
+}
+
 /// The processes of all pods.
 pub fn container_processes() -> Result<Vec<i32>> {
     let pods = hierarchies()?

@@ -5,12 +5,13 @@
 //! make; afterwards nothing of it is left.
 
 use std::fs;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 
 use super::record::{self, RUN, Record};
-use super::{cgroup, network, settings};
+use super::{cgroup, lock, network, settings};
 
 /// Removes whatever cluster there is on this machine. `own` is this checkout's cluster folder.
 pub fn remove(own: &Path) -> Result<()> {
@@ -22,7 +23,7 @@ pub fn remove(own: &Path) -> Result<()> {
     }
     let mut states = vec![own.to_owned()];
     if record.checkout.is_absolute() {
-        states.push(record.checkout.join(".local/cluster"));
+        states.push(state_of(&record.checkout));
     }
     for state in states {
         remove_state(&state)?;
@@ -34,28 +35,31 @@ pub fn remove(own: &Path) -> Result<()> {
     remove_run()
 }
 
-/// Whether there is anything on this machine to remove.
-pub fn is_needed(own: &Path) -> Result<bool> {
-    Ok(Record::load().is_some()
-        || own.exists()
-        || network::namespace_file().exists()
-        || Path::new("/sys/fs/cgroup/pids").join(cgroup::GROUP).exists()
-        || !cgroup::is_empty()?)
+/// The cluster folder of a checkout, which need not be this one.
+pub(super) fn state_of(checkout: &Path) -> PathBuf {
+    checkout.join(".local/cluster")
+}
+
+/// The kubeconfig of the cluster in a cluster folder.
+pub(super) fn kubeconfig_beside(state: &Path) -> PathBuf {
+    state.with_file_name("kubeconfig")
 }
 
 fn remove_state(state: &Path) -> Result<()> {
-    if !state.exists() {
-        return Ok(());
+    if state.exists() {
+        // Removing across a mount would destroy what is mounted.
+        if let Some(mount) = mounts_below(state)?.first() {
+            bail!("{} is still mounted; unmount it and try again", mount.display());
+        }
+        fs::remove_dir_all(state).with_context(|| format!("cannot remove {}", state.display()))?;
     }
-    // Removing across a mount would destroy what is mounted.
-    if let Some(mount) = mounts_below(state)?.first() {
-        bail!("{} is still mounted; unmount it and try again", mount.display());
+    let kubeconfig = kubeconfig_beside(state);
+    match fs::remove_file(&kubeconfig) {
+        Err(error) if error.kind() != ErrorKind::NotFound => {
+            Err(error).with_context(|| format!("cannot remove {}", kubeconfig.display()))
+        }
+        _ => Ok(()),
     }
-    fs::remove_dir_all(state).with_context(|| format!("cannot remove {}", state.display()))?;
-    if let Some(local) = state.parent() {
-        let _ = fs::remove_file(local.join("kubeconfig"));
-    }
-    Ok(())
 }
 
 /// The locks stay: whoever takes the cluster away holds them, and may make another.
@@ -65,7 +69,7 @@ fn remove_run() -> Result<()> {
     };
     for entry in entries.flatten() {
         let path = entry.path();
-        if matches!(entry.file_name().to_str(), Some("lock" | "in-use")) {
+        if lock::is_lock(&entry.file_name()) {
             continue;
         }
         let removed = if path.is_dir() {
@@ -78,7 +82,8 @@ fn remove_run() -> Result<()> {
     Ok(())
 }
 
-fn mounts_below(folder: &Path) -> Result<Vec<PathBuf>> {
+/// What is mounted in a folder, or on it.
+pub(super) fn mounts_below(folder: &Path) -> Result<Vec<PathBuf>> {
     let mounts = fs::read_to_string("/proc/self/mountinfo").context("cannot read the mounts")?;
     let places = mounts
         .lines()

@@ -3,6 +3,7 @@
 //! Invariant: a lock that is held is a lock on the file that others find by its name. The last to leave removes the
 //! files while it holds them; whoever had opened one of them before looks again.
 
+use std::ffi::OsStr;
 use std::fs::{self, File, TryLockError};
 use std::io::ErrorKind;
 use std::os::unix::fs::MetadataExt;
@@ -15,6 +16,11 @@ use super::record::RUN;
 
 const CHANGE: &str = "lock";
 const USE: &str = "in-use";
+
+/// Whether a file of that name in the machine-wide folder is one of the locks.
+pub(super) fn is_lock(name: &OsStr) -> bool {
+    name == CHANGE || name == USE
+}
 
 /// Held while the cluster is made or removed; waits for another such run to end.
 pub(super) fn for_change() -> Result<File> {

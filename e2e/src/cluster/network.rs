@@ -41,6 +41,11 @@ pub fn namespace_file() -> PathBuf {
     Path::new(NAMES).join(NAMESPACE)
 }
 
+/// Where the kernel shows the host's end of the cable.
+pub fn host_end() -> PathBuf {
+    Path::new("/sys/class/net").join(HOST_END)
+}
+
 /// Makes the namespace and the cable.
 pub fn create() -> Result<()> {
     run(&mut command("ip", ["netns", "add", NAMESPACE]))

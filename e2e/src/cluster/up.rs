@@ -16,7 +16,8 @@ use super::kubectl::Kubectl;
 use super::programs::Programs;
 use super::record::{self, Record};
 use super::{
-    Cluster, addons, cgroup, containerd, down, is_current, lock, mounts, network, node, packages, settings,
+    Cluster, addons, cgroup, containerd, down, is_current, leftovers, lock, mounts, network, node, packages,
+    settings,
 };
 use crate::checkout::Checkout;
 use crate::image::{Image, catalog, import};
@@ -68,18 +69,20 @@ pub fn up(checkout: &Checkout, progress: &Progress) -> Result<()> {
     Ok(())
 }
 
-/// Removes the local cluster of whichever checkout.
+/// Removes the local cluster of whichever checkout, and sees that nothing of it is left.
 pub fn down(checkout: &Checkout, progress: &Progress) -> Result<()> {
     if is_current() {
         bail!("CLUSTER=current: that cluster was not made here, so it is not removed here");
     }
     require_root()?;
     let held = lock::for_change()?;
-    if down::is_needed(&checkout.cluster_dir())? {
+    let before = Record::load().unwrap_or_default();
+    if leftovers::any(&checkout.cluster_dir())? {
         make_room(checkout, progress)?;
     } else {
         progress.say("no cluster is up");
     }
+    leftovers::none(&checkout.cluster_dir(), &before)?;
     lock::leave(held);
     Ok(())
 }
@@ -140,7 +143,7 @@ fn kubectl(checkout: &Checkout) -> Kubectl {
 /// Removes what is left of an earlier run, of this checkout or another; asks the users of another one's first.
 fn make_room(checkout: &Checkout, progress: &Progress) -> Result<()> {
     let own = checkout.cluster_dir();
-    if !down::is_needed(&own)? {
+    if !leftovers::any(&own)? {
         return Ok(());
     }
     let other = Record::load()
