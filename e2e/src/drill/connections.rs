@@ -1,5 +1,7 @@
 //! New connections between sidecars, a handshake each, made all the time while something else happens.
 
+use std::time::Duration;
+
 use anyhow::Result;
 
 use super::bed::{self, CLIENT, SHOP};
@@ -8,6 +10,9 @@ use crate::report::Tally;
 
 /// Connections of one order; short enough that the last order ends soon after what it was made beside.
 const AT_A_TIME: &str = "100";
+
+/// Before each order: what is drilled is not how many handshakes two cores can do.
+const PAUSE: Duration = Duration::from_secs(1);
 
 /// Does `work` while a client makes new connections to the backends; none of them may fail. Returns what the work
 /// returned, and the connections.
@@ -18,9 +23,13 @@ pub(super) async fn during<T>(scene: &Scene, work: impl Future<Output = Result<T
     let mut tally = Tally::default();
     tokio::pin!(work);
     let outcome = loop {
+        let some = async {
+            tokio::time::sleep(PAUSE).await;
+            client.tcp(&address, &order).await
+        };
         tokio::select! {
             outcome = &mut work => break outcome?,
-            part = client.tcp(&address, &order) => {
+            part = some => {
                 let part = part?.tally;
                 tally.sent += part.sent;
                 tally.failed += part.failed;
