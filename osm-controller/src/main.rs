@@ -2,17 +2,12 @@
 
 use clap::Parser;
 use osm_controller::{args::Args, run};
+use osm_runtime::component;
 
 #[global_allocator]
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
 fn main() -> anyhow::Result<()> {
     let args = Args::parse();
-    let log = osm_runtime::log::init(args.verbosity);
-    // Streams and everything else share the cores; probes and metrics have a thread of their own (`osm_runtime::admin`).
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    let result = runtime.block_on(run::run(args, log));
-    // What is left (a connection that does not end, a call that hangs) does not keep the process.
-    runtime.shutdown_background();
-    result
+    component::execute(args.component.verbosity, |log| run::run(args, log))
 }

@@ -18,9 +18,8 @@ use osm_runtime::{
     CancellationToken,
     backoff::Backoff,
     client::{CALL, ClientError, within},
+    component::Flags,
 };
-
-use crate::args::Args;
 
 /// Why there is no default MeshConfig.
 #[derive(Debug, thiserror::Error)]
@@ -34,10 +33,10 @@ enum PresetError {
 }
 
 /// Makes the MeshConfig if there is none, trying until it is there or `stop`.
-pub async fn ensure(client: Client, args: &Args, stop: CancellationToken) {
+pub async fn ensure(client: Client, flags: &Flags, stop: CancellationToken) {
     let mut backoff = Backoff::new(Duration::from_secs(1), Duration::from_secs(60));
     let attempts = async {
-        while let Err(error) = attempt(&client, args).await {
+        while let Err(error) = attempt(&client, flags).await {
             tracing::warn!(%error, "the default MeshConfig was not made; trying again");
             tokio::time::sleep(backoff.next_wait()).await;
         }
@@ -45,15 +44,15 @@ pub async fn ensure(client: Client, args: &Args, stop: CancellationToken) {
     tokio::select! { () = attempts => {}, () = stop.cancelled() => {} }
 }
 
-async fn attempt(client: &Client, args: &Args) -> Result<(), PresetError> {
-    let configs: Api<MeshConfig> = Api::namespaced(client.clone(), &args.osm_namespace);
-    if within(CALL, configs.get_metadata_opt(&args.osm_config_name))
+async fn attempt(client: &Client, flags: &Flags) -> Result<(), PresetError> {
+    let configs: Api<MeshConfig> = Api::namespaced(client.clone(), &flags.osm_namespace);
+    if within(CALL, configs.get_metadata_opt(&flags.osm_config_name))
         .await?
         .is_some()
     {
         return Ok(());
     }
-    let presets: Api<ConfigMap> = Api::namespaced(client.clone(), &args.osm_namespace);
+    let presets: Api<ConfigMap> = Api::namespaced(client.clone(), &flags.osm_namespace);
     let preset = match within(CALL, presets.get_opt(PRESET_MESH_CONFIG)).await? {
         Some(preset) => preset,
         None => {
@@ -66,16 +65,16 @@ async fn attempt(client: &Client, args: &Args) -> Result<(), PresetError> {
         .unwrap_or_default()
         .remove(PRESET_MESH_CONFIG_KEY)
         .ok_or(PresetError::NoKey)?;
-    let mut config = DynamicObject::new(&args.osm_config_name, &ApiResource::erase::<MeshConfig>(&()));
-    config.metadata.labels = Some(args.labels());
+    let mut config = DynamicObject::new(&flags.osm_config_name, &ApiResource::erase::<MeshConfig>(&()));
+    config.metadata.labels = Some(flags.labels());
     config.data = serde_json::json!({ "spec": parse(&text)? });
     let configs: Api<DynamicObject> = Api::namespaced_with(
         client.clone(),
-        &args.osm_namespace,
+        &flags.osm_namespace,
         &ApiResource::erase::<MeshConfig>(&()),
     );
     match within(CALL, configs.create(&PostParams::default(), &config)).await {
-        Ok(_) => tracing::info!(name = args.osm_config_name, "made the default MeshConfig"),
+        Ok(_) => tracing::info!(name = flags.osm_config_name, "made the default MeshConfig"),
         Err(error) if error.is_conflict() => {}
         Err(error) => return Err(error.into()),
     }

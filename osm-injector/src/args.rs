@@ -1,17 +1,14 @@
-//! The command line: the original's flags, and the few that are new.
+//! The command line: the flags that every component has, and the injector's own.
 
-use std::{collections::BTreeMap, net::IpAddr, path::PathBuf, time::Duration};
+use std::time::Duration;
 
 use clap::{Parser, ValueEnum};
 use osm_core::{
-    api::{duration, labels, names},
     certificate::MIN_LIFETIME,
-    identity::TrustDomain,
     injection::{Settings, StartOrder},
 };
 use osm_runtime::{
-    issuer::{Provider, ProviderFlags},
-    log::Verbosity,
+    component::{Flags, go_duration, not_empty},
     serve::any_address,
 };
 
@@ -33,24 +30,9 @@ pub enum NativeSidecar {
 #[derive(Clone, Debug, Parser)]
 #[command(name = "osm-injector", version)]
 pub struct Args {
-    /// Log level: disabled, trace, debug, info, warn, error, fatal or panic.
-    #[arg(short, long, default_value = "info")]
-    pub verbosity: Verbosity,
-    /// Name of the mesh, as in the namespaces' `openservicemesh.io/monitored-by` label.
-    #[arg(long, value_parser = not_empty)]
-    pub mesh_name: String,
-    /// The control plane's namespace.
-    #[arg(long, value_parser = not_empty)]
-    pub osm_namespace: String,
-    /// Name of the MeshConfig object.
-    #[arg(long, default_value = names::MESH_CONFIG)]
-    pub osm_config_name: String,
-    /// The version put on labels of what the injector makes.
-    #[arg(long, default_value = env!("CARGO_PKG_VERSION"))]
-    pub osm_version: String,
-    /// The suffix of all names in certificates.
-    #[arg(long, default_value = "cluster.local")]
-    pub trust_domain: TrustDomain,
+    /// What every component has.
+    #[command(flatten)]
+    pub component: Flags,
     /// The MutatingWebhookConfiguration whose CA bundle is filled in.
     #[arg(long, value_parser = not_empty)]
     pub webhook_config_name: String,
@@ -70,22 +52,10 @@ pub struct Args {
     /// How long a bootstrap Secret may be without a pod before it is deleted.
     #[arg(long, default_value = "10m", value_parser = go_duration)]
     pub bootstrap_grace: Duration,
-    /// A kubeconfig, when not run inside a cluster.
-    #[arg(long)]
-    pub kubeconfig: Option<PathBuf>,
-    /// From not ready until listeners close, on termination: time for the endpoint to disappear everywhere.
-    #[arg(long, default_value = "5s", value_parser = go_duration)]
-    pub shutdown_delay: Duration,
 
     /// The pod the injector runs in.
     #[arg(long, env = "INJECTOR_POD_NAME", default_value = "osm-injector", hide = true)]
     pub pod_name: String,
-    /// The address all listeners bind to, if not any of the kind of the pod's own.
-    #[arg(long, env = "OSM_BIND_ADDRESS", hide = true)]
-    pub bind_address: Option<IpAddr>,
-    /// The injector's own address: pods of the cluster have the same kind.
-    #[arg(long, env = "POD_IP", default_value = "", hide = true)]
-    pub pod_ip: String,
     /// Image of sidecars, unless MeshConfig names one.
     #[arg(long, env = "OSM_DEFAULT_ENVOY_IMAGE", hide = true, value_parser = not_empty)]
     pub envoy_image: String,
@@ -100,38 +70,9 @@ pub struct Args {
         hide = true
     )]
     pub healthcheck_image: String,
-
-    /// Where certificates come from.
-    #[command(flatten)]
-    pub provider: ProviderFlags,
-
-    // What follows is accepted so that manifests written for the original start.
-    #[arg(long, hide = true, num_args = 0..=1, default_missing_value = "true", default_value = "false")]
-    enable_reconciler: String,
-    #[arg(long, hide = true, num_args = 0..=1, default_missing_value = "true", default_value = "false")]
-    enable_mesh_root_certificate: String,
 }
 
 impl Args {
-    /// The labels of what the injector makes.
-    pub fn labels(&self) -> BTreeMap<String, String> {
-        [
-            (labels::APP_NAME, labels::APP_NAME_VALUE),
-            (labels::APP_INSTANCE, &self.mesh_name),
-            (labels::APP_VERSION, &self.osm_version),
-        ]
-        .map(|(name, value)| (name.to_owned(), value.to_owned()))
-        .into()
-    }
-
-    /// Where certificates come from.
-    ///
-    /// # Errors
-    /// When the flags of the provider do not make sense.
-    pub fn provider(&self) -> anyhow::Result<Provider> {
-        Ok(self.provider.provider(&self.osm_namespace, self.labels())?)
-    }
-
     /// Longest time for a review.
     pub fn deadline(&self) -> Duration {
         Duration::from_secs(self.webhook_timeout.into()) - HEADROOM
@@ -141,9 +82,9 @@ impl Args {
     pub fn settings(&self, start_order: StartOrder) -> Settings {
         let helper = [&self.healthcheck_image, &self.init_image];
         Settings {
-            mesh_name: self.mesh_name.clone(),
-            control_plane_namespace: self.osm_namespace.clone(),
-            trust_domain: self.trust_domain.clone(),
+            mesh_name: self.component.mesh_name.clone(),
+            control_plane_namespace: self.component.osm_namespace.clone(),
+            trust_domain: self.component.trust_domain.clone(),
             envoy_image: self.envoy_image.clone(),
             init_image: self.init_image.clone(),
             healthcheck_image: helper
@@ -153,7 +94,7 @@ impl Args {
                 .unwrap_or_default(),
             pull_policy: Some(self.osm_container_pull_policy.clone()).filter(|policy| !policy.is_empty()),
             start_order,
-            bind: any_address(&self.pod_ip),
+            bind: any_address(&self.component.pod_ip),
         }
     }
 
@@ -173,18 +114,6 @@ impl Args {
         );
         Ok(())
     }
-}
-
-fn not_empty(text: &str) -> Result<String, String> {
-    if text.is_empty() {
-        Err("it must not be empty".to_owned())
-    } else {
-        Ok(text.to_owned())
-    }
-}
-
-fn go_duration(text: &str) -> Result<Duration, String> {
-    duration::parse(text).map_err(|error| error.to_string())
 }
 
 #[cfg(test)]

@@ -1,46 +1,34 @@
 //! The process: starts everything, in an order in which nothing waits for what comes later, and leaves gently.
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use anyhow::{Context, Result};
 use arc_swap::ArcSwapOption;
-use k8s_openapi::api::{admissionregistration::v1::MutatingWebhookConfiguration, core::v1::ObjectReference};
+use k8s_openapi::{
+    api::admissionregistration::v1::MutatingWebhookConfiguration, apimachinery::pkg::version::Info,
+};
 use kube::Client;
 use osm_core::{
     api::{names, ports},
     certificate::{
-        Profile, SERVER_LIFETIME,
-        rotation::{Home, Objects, progress::Count},
+        Profile,
+        rotation::{Objects, progress::Count},
     },
     injection::{Settings as InjectionSettings, StartOrder},
 };
 use osm_runtime::{
     CancellationToken,
-    admin::{Admin, Version},
     backoff::{Backoff, jittered},
-    client::{self, CALL, within},
-    event::{Events, News, Severity},
-    health::{Condition, Health},
-    issuer::{Issuer, LeafRequest},
-    lease::{Election, campaign},
+    client::{CALL, within},
+    component::{Component, Start},
+    health::Condition,
     log::Handle,
-    metrics::Metrics,
-    renewal,
-    roots::{self, Delay, Keeper, Setting},
-    serve::{Limits, ServeMetrics, Settings, any_address, serve_tls},
-    shutdown::{Shutdown, Timing},
-    status::Status,
-    tls::{self, ServerCertificate, TlsError},
-    watch::WatchMetrics,
-    webhook::{
-        bundle,
-        review::{self, ReviewMetrics},
-    },
+    roots::{Setting, Usage},
+    serve::{Limits, Settings, serve_tls},
+    tls,
+    webhook::review::{self, ReviewMetrics},
 };
-use tokio::{
-    net::TcpListener,
-    sync::{oneshot, watch},
-};
+use tokio::{net::TcpListener, sync::watch};
 
 use crate::{
     args::{Args, NativeSidecar},
@@ -51,10 +39,6 @@ use crate::{
     webhook::Webhook,
 };
 
-/// The field manager of the webhook's CA bundle.
-const MANAGER: &str = "osm-injector-ca-bundle";
-/// The Lease of what only one replica should do.
-const LEASE: &str = "osm-injector";
 /// The webhook's path, the original's.
 const PATH: &str = "/mutate-pod-creation";
 /// Most bytes of a review: a pod of 1.5 MiB, escaped, and some more.
@@ -62,139 +46,42 @@ const MAX_BODY: usize = 4 * 1024 * 1024;
 /// How often the cluster is asked for its version: it may be upgraded.
 const VERSION_PERIOD: Duration = Duration::from_secs(600);
 
-fn version() -> Version {
-    Version {
-        version: concat!("v", env!("CARGO_PKG_VERSION")),
-        git_commit: option_env!("OSM_GIT_COMMIT").unwrap_or("unknown"),
-        build_date: option_env!("OSM_BUILD_DATE").unwrap_or("unknown"),
-    }
-}
-
 /// Runs the injector until it is told to leave.
 ///
 /// # Errors
 /// When it cannot start: an argument makes no sense, an address is taken, there is no cluster.
 pub async fn run(args: Args, log: Handle) -> Result<()> {
     args.check()?;
-    let (health, metrics, shutdown) = (Health::new(), Metrics::new(), Shutdown::new());
-    let bind_address = args.bind_address.unwrap_or_else(|| any_address(&args.pod_ip));
-    let address = |port| SocketAddr::new(bind_address, port);
-
-    // Probes first: a slow start is not a dead process.
-    let serve_metrics = ServeMetrics::register(&metrics);
-    let status = Status::new(names::INJECTOR, version().version, &args.pod_name, &health);
-    let admin = Admin {
-        health: health.clone(),
-        metrics: metrics.clone(),
-        version: version(),
-        more: status.clone().router(),
-    };
-    let (_, admin) = admin
-        .spawn(
-            address(ports::ADMIN),
-            serve_metrics.clone(),
-            shutdown.stop.clone(),
-        )
-        .with_context(|| format!("listening on port {} (health and metrics)", ports::ADMIN))?;
-    let listener = TcpListener::bind(address(ports::INJECTOR_WEBHOOK))
-        .await
-        .with_context(|| format!("listening on port {} (webhook)", ports::INJECTOR_WEBHOOK))?;
-    // Registered before the first probe can find the process ready.
-    let serving = health.condition("listeners");
-    serving.set_not_ready("there is no root certificate yet");
-
-    let agent = concat!("osm-injector/", env!("CARGO_PKG_VERSION"));
-    let client = client::connect(agent, args.kubeconfig.clone()).await?;
-    let watch_metrics = WatchMetrics::register(&metrics);
-    status.follow_watches(&watch_metrics);
-    let events = Events::start(
-        client.clone(),
-        names::INJECTOR,
-        &args.pod_name,
-        &metrics,
-        shutdown.stop.clone(),
-    );
-    let configured = args.provider()?;
-    let home = Home {
-        namespace: args.osm_namespace.clone(),
-        trust_domain: args.trust_domain.clone(),
-        configured: configured.source(),
-    };
-    let setting = Setting {
-        home: home.clone(),
-        configured,
-        labels: args.labels(),
-        authorities: args.provider.authorities(),
-    };
-    let (known, objects) = watch::channel(None);
-    let synced = health.condition("meshrootcertificates");
-    tokio::spawn(roots::follow(
-        client.clone(),
-        home,
-        known,
-        synced,
-        watch_metrics.clone(),
-        shutdown.stop.clone(),
-    ));
+    let flags = &args.component;
+    let no_pages = Default::default();
+    let begun = Start::new(names::INJECTOR, &args.pod_name, flags, no_pages)?;
+    let listener = begun.listen(ports::INJECTOR_WEBHOOK, "webhook").await?;
+    let component = begun.connect().await?;
+    let setting = flags.setting()?;
     let starting = Starting {
-        memberships: Memberships::new(client.clone()),
+        memberships: Memberships::new(component.client.clone()),
         config: Config::default(),
         settings: Arc::default(),
         args: args.clone(),
-        client,
-        health: health.clone(),
-        shutdown: shutdown.clone(),
-        events,
-        status,
+        objects: component.follow_roots(&setting),
         setting,
-        objects,
-        serve_metrics,
-        watch_metrics,
-        metrics: metrics.clone(),
-        bootstrap_metrics: BootstrapMetrics::register(&metrics),
-        review_metrics: ReviewMetrics::register(&metrics),
+        component: component.clone(),
+        bootstrap_metrics: BootstrapMetrics::register(&component.metrics),
+        review_metrics: ReviewMetrics::register(&component.metrics),
     };
     starting.watch(log);
-    let (failed, failure) = oneshot::channel::<()>();
-    tokio::spawn(async move {
-        if let Err(error) = Box::pin(starting.serve(listener, serving)).await {
-            tracing::error!(error = format!("{error:#}"), "cannot serve");
-            let _ = failed.send(());
-        } else {
-            std::future::pending::<()>().await;
-        }
-    });
-
-    let timing = Timing {
-        delay: args.shutdown_delay,
-        ..Timing::default()
-    };
-    let failure = async {
-        if failure.await.is_err() {
-            std::future::pending::<()>().await;
-        }
-    };
-    shutdown.run(&health, timing, failure).await?;
-    // The admin endpoint is the last to go; it was told to stop with everything else.
-    let _ = tokio::task::spawn_blocking(move || admin.join()).await;
+    component.run(starting.serve(listener)).await?;
     Ok(())
 }
 
 struct Starting {
     args: Args,
-    client: Client,
-    health: Health,
-    shutdown: Shutdown,
-    events: Events,
+    component: Component,
     setting: Setting,
     objects: watch::Receiver<Option<Objects>>,
-    metrics: Metrics,
     memberships: Memberships,
     config: Config,
     settings: Arc<ArcSwapOption<InjectionSettings>>,
-    status: Status,
-    serve_metrics: ServeMetrics,
-    watch_metrics: WatchMetrics,
     bootstrap_metrics: BootstrapMetrics,
     review_metrics: ReviewMetrics,
 }
@@ -202,23 +89,30 @@ struct Starting {
 impl Starting {
     /// Starts learning what the verdicts depend on.
     fn watch(&self, log: Handle) {
-        let (client, metrics, stop) = (&self.client, &self.watch_metrics, &self.shutdown.stop);
+        let Component {
+            health,
+            client,
+            watch_metrics: metrics,
+            shutdown,
+            ..
+        } = &self.component;
+        let (flags, stop) = (&self.args.component, &shutdown.stop);
         tokio::spawn({
-            let (memberships, mesh) = (self.memberships.clone(), self.args.mesh_name.clone());
-            let synced = self.health.condition("namespaces");
+            let (memberships, mesh) = (self.memberships.clone(), flags.mesh_name.clone());
+            let synced = health.condition("namespaces");
             let (client, metrics, stop) = (client.clone(), metrics.clone(), stop.clone());
             async move { memberships.keep(client, &mesh, synced, metrics, stop).await }
         });
         tokio::spawn({
-            let (config, args) = (self.config.clone(), self.args.clone());
-            let synced = self.health.condition("mesh-config");
+            let (config, flags) = (self.config.clone(), flags.clone());
+            let synced = health.condition("mesh-config");
             let (client, metrics, stop) = (client.clone(), metrics.clone(), stop.clone());
             async move {
-                let watch = Config::watch(client, &args.osm_namespace, &args.osm_config_name);
+                let watch = Config::watch(client, &flags.osm_namespace, &flags.osm_config_name);
                 config.keep(watch, log, synced, metrics, stop).await
             }
         });
-        let known = self.health.condition("kubernetes-version");
+        let known = health.condition("kubernetes-version");
         tokio::spawn(follow_version(
             client.clone(),
             self.args.clone(),
@@ -229,66 +123,30 @@ impl Starting {
     }
 
     /// Everything that needs certificates, once there are any.
-    async fn serve(self, listener: TcpListener, serving: Condition) -> Result<()> {
-        let (args, shutdown) = (&self.args, &self.shutdown);
-        let Some((issuer, keeper)) = self.open_issuer(&serving).await else {
+    async fn serve(self, listener: TcpListener) -> Result<()> {
+        let (args, component) = (&self.args, &self.component);
+        let flags = &args.component;
+        let Some((issuer, keeper)) = component.open_roots(&self.setting, &self.objects).await else {
             return Ok(());
         };
-        self.status.follow_roots(issuer.watch_roots());
-        issuer.register_roots(&self.metrics);
-        let certificate = ServerCertificate::new();
-        let profile = Profile::webhook(names::INJECTOR, &args.osm_namespace);
-        let condition = self.health.condition("webhook-certificate");
-        condition.set_not_ready("no certificate has been issued yet");
-        tokio::spawn(renewal::keep(
-            issuer.clone(),
-            LeafRequest::new(profile, SERVER_LIFETIME),
-            condition,
-            shutdown.stop.clone(),
-            {
-                let (certificate, status) = (certificate.clone(), self.status.clone());
-                move |leaf| {
-                    certificate.set(leaf)?;
-                    status.certificate("webhook-certificate", leaf.validity());
-                    Ok::<(), TlsError>(())
-                }
-            },
-        ));
-        tokio::spawn(renewal::guard_root(
-            issuer.clone(),
-            self.health.condition("root"),
-            shutdown.stop.clone(),
-            {
-                let (events, pod) = (self.events.clone(), self.own_pod());
-                move |message| {
-                    tracing::error!(message, "the root certificate");
-                    warn(&events, &pod, "RootCertificateProblem", message);
-                }
-            },
-        ));
-        tokio::spawn(renewal::report_trouble(issuer.clone(), shutdown.stop.clone(), {
-            let (events, pod) = (self.events.clone(), self.own_pod());
-            move |trouble| warn(&events, &pod, trouble.reason, &trouble.message)
-        }));
-        tokio::spawn({
-            let (client, name) = (self.client.clone(), args.webhook_config_name.clone());
-            let (roots, metrics) = (issuer.watch_roots(), self.watch_metrics.clone());
-            let stop = shutdown.stop.clone();
-            async move {
-                bundle::keep::<MutatingWebhookConfiguration>(client, &name, MANAGER, roots, metrics, stop)
-                    .await
-            }
-        });
+        let profile = Profile::webhook(names::INJECTOR, &flags.osm_namespace);
+        let certificate = component.keep_certificate(&issuer, "webhook-certificate", profile);
+        component.guard_roots(&issuer);
+        component.keep_bundle::<MutatingWebhookConfiguration>(&issuer, &args.webhook_config_name);
 
         let owner = Owner {
-            mesh_name: args.mesh_name.clone(),
-            version: args.osm_version.clone(),
-            trust_domain: args.trust_domain.clone(),
+            mesh_name: flags.mesh_name.clone(),
+            version: flags.osm_version.clone(),
+            trust_domain: flags.trust_domain.clone(),
             validity: args.bootstrap_certificate_validity,
         };
-        let bootstraps = Bootstraps::new(self.client.clone(), issuer, owner, self.bootstrap_metrics.clone());
+        let client = component.client.clone();
+        let bootstraps = Bootstraps::new(client, issuer, owner, self.bootstrap_metrics.clone());
         let counted = self.look_after(bootstraps.clone());
-        self.follow_objects(keeper, counted);
+        component.keep_roots(keeper, &self.objects, move || {
+            let (proxies, secrets) = (None, *counted.borrow());
+            std::future::ready(Usage { proxies, secrets })
+        });
 
         let webhook = Webhook {
             memberships: self.memberships.clone(),
@@ -307,48 +165,25 @@ impl Starting {
         let settings = Settings {
             name: "webhook",
             limits: Limits::webhook(),
-            metrics: self.serve_metrics.clone(),
-            drain: shutdown.drain.clone(),
+            metrics: component.serve_metrics.clone(),
+            drain: component.shutdown.drain.clone(),
         };
         let tls = tls::webhook(&certificate)?;
-        shutdown.servers.spawn(serve_tls(listener, tls, settings, router));
-        serving.set_ready();
+        component
+            .shutdown
+            .servers
+            .spawn(serve_tls(listener, tls, settings, router));
+        component.serving();
         tracing::info!(port = ports::INJECTOR_WEBHOOK, "answering the API server");
         Ok(())
-    }
-
-    /// Keeps the roots in step with the MeshRootCertificates, and reports in their status.
-    fn follow_objects(&self, keeper: Keeper, counted: watch::Receiver<Option<Count>>) {
-        let reporter = roots::Reporter {
-            component: names::INJECTOR,
-            replica: self.args.pod_name.clone(),
-            namespace: self.args.osm_namespace.clone(),
-        };
-        let (client, objects, standing) = (self.client.clone(), self.objects.clone(), keeper.standing());
-        let stop = self.shutdown.stop.clone();
-        tokio::spawn(async move {
-            let usage = || {
-                let (proxies, secrets) = (None, *counted.borrow());
-                std::future::ready(roots::Usage { proxies, secrets })
-            };
-            roots::report(client, reporter, objects, standing, usage, stop).await;
-        });
-        tokio::spawn(keeper.keep(self.shutdown.stop.clone()));
     }
 
     /// Takes part in the election of the replica that looks after Secrets; what it finds while it is the one.
     fn look_after(&self, bootstraps: Bootstraps) -> watch::Receiver<Option<Count>> {
         let (counted, count) = watch::channel(None);
-        let (lead, leader) = watch::channel(false);
-        self.status.follow_leader(leader.clone());
-        self.shutdown.tasks.spawn({
-            let (client, namespace) = (self.client.clone(), self.args.osm_namespace.clone());
-            let election = Election::new(LEASE, &self.args.pod_name);
-            let stop = self.shutdown.stop.clone();
-            async move { campaign(client, &namespace, election, lead, stop).await }
-        });
+        let leader = self.component.campaign();
         let seen = upkeep::Seen::default();
-        self.status.describe({
+        self.component.status.describe({
             let (seen, validity) = (seen.clone(), self.args.bootstrap_certificate_validity);
             move |page| page.bootstraps = seen.held(validity)
         });
@@ -358,47 +193,10 @@ impl Starting {
             self.args.bootstrap_grace,
             leader,
             counted,
-            self.shutdown.stop.clone(),
+            self.component.shutdown.stop.clone(),
         ));
         count
     }
-
-    /// Opens the certificate provider, for as long as it takes; `None` when it is time to leave before that. A root
-    /// that is not fit for use is reported and looked at again: the operator may repair it.
-    async fn open_issuer(&self, serving: &Condition) -> Option<(Issuer, Keeper)> {
-        let pod = self.own_pod();
-        let waiting = |delay: Delay| {
-            serving.set_not_ready(delay.to_string());
-            if let Delay::Failed(error) = delay {
-                tracing::error!(%error, "there is no root to use yet");
-                warn(&self.events, &pod, error.reason(), &error.to_string());
-            }
-        };
-        let (setting, objects) = (self.setting.clone(), self.objects.clone());
-        tokio::select! {
-            opened = roots::open_at_last(self.client.clone(), setting, objects, waiting) => Some(opened),
-            () = self.shutdown.stop.cancelled() => None,
-        }
-    }
-
-    fn own_pod(&self) -> ObjectReference {
-        ObjectReference {
-            api_version: Some("v1".to_owned()),
-            kind: Some("Pod".to_owned()),
-            name: Some(self.args.pod_name.clone()),
-            namespace: Some(self.args.osm_namespace.clone()),
-            ..Default::default()
-        }
-    }
-}
-
-fn warn(events: &Events, object: &ObjectReference, reason: &'static str, note: &str) {
-    events.report(News {
-        object: object.clone(),
-        severity: Severity::Warning,
-        reason,
-        note: note.to_owned(),
-    });
 }
 
 /// Keeps the settings in step with what the cluster can do, until `stop`.
@@ -442,7 +240,11 @@ async fn start_order(client: &Client, wanted: NativeSidecar) -> Result<StartOrde
     if wanted == NativeSidecar::Always {
         return Ok(StartOrder::NativeSidecar);
     }
-    let version = within(CALL, client.apiserver_version()).await?;
+    chosen(wanted, &within(CALL, client.apiserver_version()).await?)
+}
+
+/// The order that is `wanted`, in a cluster of this version.
+fn chosen(wanted: NativeSidecar, version: &Info) -> Result<StartOrder> {
     // Some providers write `29+`.
     let number = |text: &str| {
         let digits = text
@@ -455,9 +257,42 @@ async fn start_order(client: &Client, wanted: NativeSidecar) -> Result<StartOrde
     };
     let (major, minor) = (number(&version.major)?, number(&version.minor)?);
     Ok(match wanted {
+        NativeSidecar::Always => StartOrder::NativeSidecar,
         NativeSidecar::Never => StartOrder::Container {
             sleep_hook: (major, minor) >= (1, 30),
         },
-        _ => StartOrder::of_version(major, minor),
+        NativeSidecar::Auto => StartOrder::of_version(major, minor),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_order_follows_the_version_and_the_flag() {
+        let container = |sleep_hook| StartOrder::Container { sleep_hook };
+        let native = StartOrder::NativeSidecar;
+        for (wanted, major, minor, order) in [
+            (NativeSidecar::Auto, "1", "28", container(false)),
+            (NativeSidecar::Auto, "1", "28+", container(false)),
+            (NativeSidecar::Auto, "1", "29+", native),
+            (NativeSidecar::Auto, "1", "36", native),
+            (NativeSidecar::Auto, "2", "0", native),
+            (NativeSidecar::Always, "1", "27", native),
+            (NativeSidecar::Never, "1", "29", container(false)),
+            (NativeSidecar::Never, "1", "30-gke.1", container(true)),
+            (NativeSidecar::Never, "2", "0", container(true)),
+        ] {
+            let info = Info {
+                major: major.to_owned(),
+                minor: minor.to_owned(),
+                ..Info::default()
+            };
+            let found = chosen(wanted, &info).unwrap();
+            assert_eq!(found, order, "{wanted:?} in {major}.{minor}");
+        }
+        let nameless = chosen(NativeSidecar::Auto, &Info::default()).unwrap_err();
+        assert!(nameless.to_string().contains("is not a version"), "{nameless}");
+    }
 }

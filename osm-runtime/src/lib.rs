@@ -4,7 +4,7 @@
 //! [`admin`], [`health`], [`status`], [`metrics`] and [`log`] towards operators, [`issuer`], [`renewal`] and [`roots`] for
 //! certificates,
 //! [`webhook`] for admission, [`lease`] and [`event`] for what only one replica should write or say, [`shutdown`] for
-//! leaving gently.
+//! leaving gently. [`component`] puts together what every component begins and ends with.
 //!
 //! Invariant: everything is bounded (queues, bodies, connections, names, waits), everything periodic is jittered, and
 //! no secret reaches a log, an error or a `Debug` output.
@@ -14,6 +14,7 @@
 pub mod admin;
 pub mod backoff;
 pub mod client;
+pub mod component;
 pub mod event;
 pub mod health;
 pub mod issuer;
