@@ -29,6 +29,19 @@ fn settings(start_order: StartOrder) -> Settings {
     }
 }
 
+#[test]
+fn sidecars_are_native_where_the_cluster_has_them() {
+    let container = StartOrder::Container { sleep_hook: false };
+    for (major, minor, order) in [
+        (1, 28, container),
+        (1, 29, StartOrder::NativeSidecar),
+        (1, 36, StartOrder::NativeSidecar),
+        (2, 0, StartOrder::NativeSidecar),
+    ] {
+        assert_eq!(StartOrder::of_version(major, minor), order, "{major}.{minor}");
+    }
+}
+
 fn map(pairs: &[(&str, &str)]) -> BTreeMap<String, String> {
     pairs
         .iter()
