@@ -128,6 +128,11 @@ async fn connect(server: SocketAddr, config: ClientConfig) -> std::io::Result<Tl
     TlsConnector::from(Arc::new(config)).connect(name, stream).await
 }
 
+/// The certificate (DER) that the server showed.
+fn presented(stream: &TlsStream<TcpStream>) -> Vec<u8> {
+    stream.get_ref().1.peer_certificates().unwrap()[0].to_vec()
+}
+
 type Sender = hyper::client::conn::http2::SendRequest<Empty<Bytes>>;
 
 async fn open(server: SocketAddr, config: ClientConfig) -> Result<Sender, BoxError> {
@@ -205,8 +210,10 @@ async fn certificates_and_roots_change_while_connections_stay() {
     let rememberer = config(&first, Some(&old));
     ask(server.address, rememberer.clone()).await.unwrap();
 
-    let serial = |stream: &TlsStream<TcpStream>| stream.get_ref().1.peer_certificates().unwrap()[0].to_vec();
-    let before = serial(&connect(server.address, config(&first, Some(&old))).await.unwrap());
+    let stream = connect(server.address, config(&first, Some(&old))).await.unwrap();
+    // Clients of gRPC do not speak to a server that leaves it open.
+    assert_eq!(stream.get_ref().1.alpn_protocol(), Some(tls::H2));
+    let before = presented(&stream);
     server
         .certificate
         .set(&sign(&second, Profile::ads(&domain())))
@@ -227,7 +234,7 @@ async fn certificates_and_roots_change_while_connections_stay() {
         .certificate
         .set(&sign(&second, Profile::ads(&domain())))
         .unwrap();
-    let after = serial(
+    let after = presented(
         &connect(server.address, config(&second, Some(&new)))
             .await
             .unwrap(),
@@ -249,6 +256,50 @@ async fn certificates_and_roots_change_while_connections_stay() {
         ask(server.address, config(&second, Some(&new))).await.is_err(),
         "no roots: nobody"
     );
+}
+
+/// As the API server calls it: without a certificate of its own, trusting the bundle of the webhook's configuration.
+#[tokio::test]
+async fn a_webhook_changes_its_certificate_and_its_root_while_connections_stay() {
+    let (first, second) = (authority(), authority());
+    let (certificate, drain) = (ServerCertificate::new(), CancellationToken::new());
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let settings = Settings {
+        name: "webhook",
+        limits: Limits {
+            max_age: None,
+            ..Limits::webhook()
+        },
+        metrics: ServeMetrics::default(),
+        drain: drain.clone(),
+    };
+    let pages = axum::Router::new().route("/", axum::routing::get(async || "reviewed"));
+    let config_of_server = tls::webhook(&certificate).unwrap();
+    tokio::spawn(serve_tls(listener, config_of_server, settings, pages));
+    assert!(
+        ask(address, config(&first, None)).await.is_err(),
+        "there is no certificate yet"
+    );
+
+    let leaf = |authority: &Authority| sign(authority, Profile::ads(&domain()));
+    certificate.set(&leaf(&first)).unwrap();
+    let mut kept = open(address, config(&first, None)).await.unwrap();
+    assert_eq!(get(&mut kept, "/").await.unwrap(), "reviewed");
+    let before = presented(&connect(address, config(&first, None)).await.unwrap());
+
+    // Renewed under the same root.
+    certificate.set(&leaf(&first)).unwrap();
+    let renewed = presented(&connect(address, config(&first, None)).await.unwrap());
+    assert_ne!(before, renewed);
+    assert!(get(&mut kept, "/").await.is_ok(), "established connections stay");
+
+    // And under another: only who trusts that one is answered.
+    certificate.set(&leaf(&second)).unwrap();
+    assert_eq!(ask(address, config(&second, None)).await.unwrap(), "reviewed");
+    assert!(ask(address, config(&first, None)).await.is_err());
+    assert!(get(&mut kept, "/").await.is_ok(), "established connections stay");
+    drain.cancel();
 }
 
 #[tokio::test]
