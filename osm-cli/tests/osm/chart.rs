@@ -2,14 +2,12 @@
 
 use std::collections::BTreeSet;
 
-use crate::helm::{Rendered, render, template};
+use crate::helm::{COMPONENTS, Rendered, has, render, template};
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::core::Resource;
 use osm_core::api::mesh_config::MeshConfigSpec;
 use osm_core::api::{HTTPRouteGroup, MeshConfig, TCPRoute, TrafficSplit, TrafficTarget};
 use serde_json::{Value, json};
-
-const COMPONENTS: [(&str, &str); 2] = [("osmController", "osm-controller"), ("injector", "osm-injector")];
 
 #[test]
 fn the_default_objects() {
@@ -275,94 +273,6 @@ fn pods_are_locked_down_probed_and_gentle() {
             container["resources"]["requests"]["cpu"].is_string(),
             "no CPU request: the autoscaler needs one"
         );
-    }
-}
-
-/// The rules of a role: API groups, resources, names and verbs.
-fn rules<'a>(rendered: &'a Rendered, kind: &str, name: &str) -> Vec<&'a Value> {
-    rendered.get(kind, name)["rules"]
-        .as_array()
-        .expect("rules")
-        .iter()
-        .collect()
-}
-
-fn has(rule: &Value, field: &str, value: &str) -> bool {
-    rule[field]
-        .as_array()
-        .into_iter()
-        .flatten()
-        .any(|found| found == value)
-}
-
-#[test]
-fn roles_are_narrow() {
-    for provider in ["tresor", "vault", "cert-manager"] {
-        let kind = format!("OpenServiceMesh.certificateProvider.kind={provider}");
-        let rendered = render(&[
-            &kind,
-            "OpenServiceMesh.vault.host=vault",
-            "OpenServiceMesh.vault.token=t",
-        ]);
-        for object in rendered
-            .0
-            .iter()
-            .filter(|object| object["kind"] == "ClusterRole" || object["kind"] == "Role")
-        {
-            for rule in object["rules"].as_array().expect("rules") {
-                for field in ["apiGroups", "resources", "verbs", "resourceNames"] {
-                    assert!(!has(rule, field, "*"), "a wildcard in {rule}");
-                }
-                for verb in ["escalate", "bind", "impersonate", "deletecollection"] {
-                    assert!(!has(rule, "verbs", verb), "{verb} in {rule}");
-                }
-                for powerful in [
-                    "pods/exec",
-                    "pods/portforward",
-                    "clusterroles",
-                    "roles",
-                    "deployments",
-                ] {
-                    assert!(!has(rule, "resources", powerful), "{powerful} in {rule}");
-                }
-                let webhooks = ["mutatingwebhookconfigurations", "validatingwebhookconfigurations"];
-                if webhooks.iter().any(|kind| has(rule, "resources", kind)) {
-                    assert_eq!(rule["resourceNames"].as_array().map(Vec::len), Some(1), "{rule}");
-                    assert!(
-                        !has(rule, "verbs", "create") && !has(rule, "verbs", "delete"),
-                        "{rule}"
-                    );
-                }
-            }
-        }
-        for rule in rules(&rendered, "ClusterRole", "osm-controller-osm") {
-            assert!(
-                !has(rule, "resources", "secrets"),
-                "the controller sees every Secret: {rule}"
-            );
-        }
-        for rule in rules(&rendered, "Role", "osm-controller") {
-            if has(rule, "resources", "secrets") && !has(rule, "verbs", "create") {
-                assert!(
-                    rule["resourceNames"].is_array(),
-                    "the controller sees any Secret of its namespace: {rule}"
-                );
-            }
-        }
-        let writes_pods = |rule: &&Value| {
-            has(rule, "resources", "pods")
-                && ["create", "patch", "update", "delete"]
-                    .iter()
-                    .any(|verb| has(rule, "verbs", verb))
-        };
-        for role in ["osm-controller-osm", "osm-injector-osm"] {
-            assert_eq!(
-                rules(&rendered, "ClusterRole", role)
-                    .iter()
-                    .find(|rule| writes_pods(rule)),
-                None
-            );
-        }
     }
 }
 

@@ -6,6 +6,10 @@ use std::{env, fs};
 
 use serde_json::Value;
 
+/// The components: their key among the values, and the name of their objects.
+pub(crate) const COMPONENTS: [(&str, &str); 2] =
+    [("osmController", "osm-controller"), ("injector", "osm-injector")];
+
 /// A file of this checkout.
 pub(crate) fn checkout(path: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(path)
@@ -92,4 +96,13 @@ impl Rendered {
         self.find(kind, name)
             .unwrap_or_else(|| panic!("no {kind} {name}"))
     }
+}
+
+/// Whether a field of an object, a list, holds a value.
+pub(crate) fn has(rule: &Value, field: &str, value: &str) -> bool {
+    rule[field]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .any(|found| found == value)
 }

@@ -4,4 +4,5 @@
 mod chart;
 mod helm;
 mod misuse;
+mod roles;
 mod values_doc;
