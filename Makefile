@@ -33,6 +33,8 @@ unit-test: ## Tests that need no cluster (the real Envoy and Helm they need are 
 .PHONY: e2e-test
 e2e-test: ## End-to-end tests on a real Kubernetes with real Envoys.
 	$(E2E) test
+	if [ "$${CLUSTER:-}" = current ]; then config=$${KUBECONFIG%%:*}; else config=$(CURDIR)/.local/kubeconfig; fi; \
+	OSM_E2E_KUBECONFIG=$$config cargo test --locked --workspace --test cluster
 
 .PHONY: drills
 drills: ## Break the control plane in every way of the quick set while requests flow, and count what is lost.

@@ -1,5 +1,5 @@
-//! What only a real API server can show. Runs where `OSM_E2E_KUBECONFIG` names a kubeconfig (the end-to-end suite sets
-//! it), and is skipped elsewhere. Each test works in a namespace of its own and removes it.
+//! What only a real API server can show. Runs where `OSM_E2E_KUBECONFIG` names a kubeconfig (`make e2e-test` sets it), and
+//! is skipped elsewhere. Each test works in a namespace of its own and removes it.
 #![allow(clippy::unwrap_used)]
 
 use std::{collections::BTreeMap, path::PathBuf, time::Duration};
@@ -43,9 +43,10 @@ impl Place {
             eprintln!("skipped: OSM_E2E_KUBECONFIG is not set");
             return None;
         };
+        // A cluster that was asked for and is not there is a failure: nothing here passes by being skipped then.
         let client = connect("osm-runtime-tests", Some(PathBuf::from(path)))
             .await
-            .unwrap();
+            .expect("OSM_E2E_KUBECONFIG names a usable kubeconfig");
         let namespace: Namespace =
             serde_json::from_value(json!({"metadata": {"generateName": format!("osm-runtime-{purpose}-")}}))
                 .unwrap();
