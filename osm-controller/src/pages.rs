@@ -235,3 +235,21 @@ async fn snapshot(State(pages): State<Pages>) -> Json<Value> {
         "connected": pages.ads.registry().len(),
     }))
 }
+
+#[cfg(test)]
+mod tests {
+    use osm_core::{envoy::service_certificate, ir::ServiceCertificate};
+
+    use super::*;
+
+    #[test]
+    fn a_secret_is_shown_without_what_is_in_it() {
+        let certificate = ServiceCertificate {
+            chain: "the chain".into(),
+            key: "the key".into(),
+        };
+        let message = service_certificate(&certificate);
+        let resource = Resource::new(ResourceType::Secret, "service-cert", &message);
+        assert_eq!(shown(&resource), json!("[redacted]"));
+    }
+}
