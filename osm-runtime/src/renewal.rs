@@ -103,8 +103,8 @@ async fn wait_until_due(leaf: &Leaf, signer: &mut tokio::sync::watch::Receiver<s
 }
 
 /// Compares the root in use with the stored one from time to time, until `stop`: `condition` is ready while they are
-/// the same. An API server or provider that does not answer changes nothing. `report` is told of each difference, and
-/// again from time to time while it lasts (an Event, for the operator, which Kubernetes forgets after an hour).
+/// the same and valid. An API server or provider that does not answer changes nothing. `report` is told of what is wrong,
+/// and again from time to time while it lasts (an Event, for the operator, which Kubernetes forgets after an hour).
 pub async fn guard_root(
     issuer: Issuer,
     condition: Condition,
@@ -114,17 +114,30 @@ pub async fn guard_root(
     let mut reported: Option<(String, Instant)> = None;
     let mut known = false;
     loop {
-        match issuer.check().await {
-            RootState::Same => {
-                known = true;
-                reported = None;
-                match issuer.roots().check_validity(Timestamp::now()) {
-                    Ok(()) => condition.set_ready(),
-                    Err(error) => condition.set_not_ready(error.to_string()),
-                }
+        let found = match issuer.check().await {
+            RootState::Same => Some(
+                issuer
+                    .roots()
+                    .check_validity(Timestamp::now())
+                    .map_err(|error| error.to_string()),
+            ),
+            RootState::Differs(message) => Some(Err(message)),
+            RootState::Unknown(error) if known => {
+                tracing::debug!(%error, "the stored root cannot be looked up");
+                None
             }
-            RootState::Differs(message) => {
-                known = true;
+            RootState::Unknown(error) => {
+                condition.set_not_ready(format!("the stored root is unknown: {error}"));
+                None
+            }
+        };
+        known |= found.is_some();
+        match found {
+            Some(Ok(())) => {
+                reported = None;
+                condition.set_ready();
+            }
+            Some(Err(message)) => {
                 condition.set_not_ready(message.clone());
                 let fresh = |(said, at): &(String, Instant)| *said == message && at.elapsed() < REPORT_AGAIN;
                 if !reported.as_ref().is_some_and(fresh) {
@@ -132,12 +145,7 @@ pub async fn guard_root(
                     reported = Some((message, Instant::now()));
                 }
             }
-            RootState::Unknown(error) if known => {
-                tracing::debug!(%error, "the stored root cannot be looked up")
-            }
-            RootState::Unknown(error) => {
-                condition.set_not_ready(format!("the stored root is unknown: {error}"))
-            }
+            None => {}
         }
         tokio::select! {
             () = tokio::time::sleep(jittered(ROOT_CHECK, 0.3)) => {}

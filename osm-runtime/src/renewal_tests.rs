@@ -73,7 +73,7 @@ async fn a_certificate_that_is_over_and_cannot_be_renewed_costs_readiness_until_
 }
 
 #[tokio::test]
-async fn a_root_that_is_over_costs_readiness() {
+async fn a_root_that_is_over_costs_readiness_and_is_told() {
     let stop = CancellationToken::new();
     let long_ago = Timestamp::now() - SignedDuration::from_hours(87_600 + 24);
     for (made, ready) in [(Timestamp::now(), true), (long_ago, false)] {
@@ -82,8 +82,15 @@ async fn a_root_that_is_over_costs_readiness() {
         if !ready {
             root.set_ready();
         }
-        tokio::spawn(guard_root(issuer(made), root, stop.clone(), |_| {}));
+        let (tell, mut told) = tokio::sync::mpsc::unbounded_channel();
+        let report = move |problem: &str| drop(tell.send(problem.to_owned()));
+        tokio::spawn(guard_root(issuer(made), root, stop.clone(), report));
         becomes(&health, ready).await;
+        if !ready {
+            let problem = told.recv().await.unwrap();
+            assert!(problem.contains("expired"), "{problem}");
+        }
+        assert!(told.try_recv().is_err(), "once, and only what is wrong");
     }
     stop.cancel();
 }
