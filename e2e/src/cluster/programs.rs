@@ -1,9 +1,11 @@
 //! The Go programs of the cluster: what they are built from, and where the built ones are kept.
 //!
-//! Owns the table of programs and the cache of built ones. A Go module of ours under `e2e/programs` pins the releases of
+//! Owns the cache of built programs; which there are is in [`table`]. A Go module of ours under `e2e/programs` pins the releases of
 //! the real programs; those of every cluster share one, so that what they have in common has one version and is compiled
 //! once. Invariant: a cached program is found under a hash of everything that decides what it is, so that it is built
 //! once for all checkouts and never stale.
+
+mod table;
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -15,6 +17,8 @@ use sha2::{Digest, Sha256};
 use crate::checkout::{Checkout, cache_dir};
 use crate::command::{command, run};
 use crate::progress::Progress;
+
+pub use table::{NEEDED, ON_DEMAND};
 
 /// One binary, built from one package.
 pub struct Program {
@@ -29,62 +33,6 @@ pub struct Program {
     /// Names the binary is called by, if it is several programs in one.
     aliases: &'static [&'static str],
 }
-
-/// The module of what every cluster needs.
-const CLUSTER: &str = "cluster";
-
-/// What every cluster needs. The slowest comes first.
-pub const NEEDED: [Program; 5] = [
-    Program {
-        name: "kubernetes",
-        module: CLUSTER,
-        package: "./kubernetes",
-        link_flags: "-X k8s.io/component-base/version.gitVersion=v1.36.3 \
-                     -X k8s.io/component-base/version.gitMajor=1 -X k8s.io/component-base/version.gitMinor=36 \
-                     -X k8s.io/component-base/version.gitTreeState=clean \
-                     -X k8s.io/client-go/pkg/version.gitVersion=v1.36.3 \
-                     -X k8s.io/client-go/pkg/version.gitMajor=1 -X k8s.io/client-go/pkg/version.gitMinor=36",
-        aliases: &[
-            "kube-apiserver",
-            "kube-controller-manager",
-            "kube-scheduler",
-            "kube-proxy",
-            "kubelet",
-            "kubectl",
-        ],
-    },
-    Program {
-        name: "coredns",
-        module: CLUSTER,
-        package: "./coredns",
-        link_flags: "",
-        aliases: &[],
-    },
-    Program {
-        name: "metrics-server",
-        module: CLUSTER,
-        package: "sigs.k8s.io/metrics-server/cmd/metrics-server",
-        link_flags: "",
-        aliases: &[],
-    },
-    Program {
-        name: "helm",
-        module: CLUSTER,
-        package: "helm.sh/helm/v3/cmd/helm",
-        link_flags: "-X helm.sh/helm/v3/internal/version.version=v3.21.4",
-        aliases: &[],
-    },
-    Program {
-        name: "etcd",
-        module: CLUSTER,
-        package: "go.etcd.io/etcd/server/v3",
-        link_flags: "",
-        aliases: &[],
-    },
-];
-
-/// What only some tests need; built when asked for by name.
-pub const ON_DEMAND: [Program; 0] = [];
 
 /// Built programs, by every name they are called.
 #[derive(Debug, Default)]
