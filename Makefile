@@ -30,6 +30,10 @@ unit-test: ## Tests that need no cluster (the real Envoy and Helm they need are 
 	$(E2E) programs envoy helm
 	cargo test --locked --workspace
 
+.PHONY: provider-test
+provider-test: ## Tests against a real Vault on loopback (it is built the first time, which takes minutes).
+	vault=$$($(E2E) programs vault | tail -n 1) && OSM_VAULT="$$vault" cargo test --locked --workspace --test vault
+
 .PHONY: e2e-test
 e2e-test: ## End-to-end tests on a real Kubernetes with real Envoys.
 	$(E2E) test
