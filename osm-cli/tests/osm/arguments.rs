@@ -40,12 +40,16 @@ fn provider(sets: &[&str]) -> Provider {
     let injector = osm_injector::args::Args::try_parse_from(arguments(&rendered, "osm-injector"));
     let controller = controller
         .expect("the controller's arguments")
-        .provider()
-        .expect("a provider");
+        .component
+        .setting()
+        .expect("a provider")
+        .configured;
     let injector = injector
         .expect("the injector's arguments")
-        .provider()
-        .expect("a provider");
+        .component
+        .setting()
+        .expect("a provider")
+        .configured;
     // The labels have the component's version in them and nothing of the component.
     assert_eq!(format!("{controller:?}"), format!("{injector:?}"));
     controller
