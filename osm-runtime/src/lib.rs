@@ -15,6 +15,7 @@ pub mod admin;
 pub mod backoff;
 pub mod client;
 pub mod component;
+mod crew;
 pub mod event;
 pub mod health;
 pub mod issuer;

@@ -7,12 +7,14 @@
 //! [`Limits::leave_over`], at a random moment, so that its peers do not arrive elsewhere all at once.
 
 use std::{
+    future::{Future, poll_fn},
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
-    pin::pin,
+    pin::Pin,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
+    task::{Context, Poll},
     time::Duration,
 };
 
@@ -23,7 +25,7 @@ use hyper::{
     service::service_fn,
 };
 use hyper_util::{
-    rt::{TokioExecutor, TokioIo, TokioTimer},
+    rt::{TokioIo, TokioTimer},
     server::graceful::GracefulConnection,
 };
 use prometheus_client::{
@@ -33,21 +35,32 @@ use prometheus_client::{
 use rand::Rng;
 use rustls::ServerConfig;
 use rustls_pki_types::CertificateDer;
+use socket2::{SockRef, TcpKeepalive};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::{TcpListener, TcpStream},
-    sync::{OwnedSemaphorePermit, Semaphore},
+    sync::{OwnedSemaphorePermit, Semaphore, watch},
     time::{sleep, timeout},
 };
 use tokio_rustls::TlsAcceptor;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tower::{BoxError, Service, ServiceExt};
 
+pub use crate::crew::Tasks;
 use crate::{
     backoff::jittered,
+    crew::Crew,
     metrics::Metrics,
-    tls::{ClientRoots, H2},
+    tls::{self, ClientRoots, H2},
 };
+
+/// Bytes of an answer that HTTP/2 takes in before the peer has taken them off: its default of 400 KiB, times thousands of
+/// peers, would be the memory of the process.
+pub const SEND_BUFFER: usize = 64 * 1024;
+
+/// Time after which a client's certificate is looked at even if nothing says so.
+const LOOK: Duration = Duration::from_secs(3_600);
+const SECOND: Duration = Duration::from_secs(1);
 
 /// Bounds of a server.
 #[derive(Clone, Debug)]
@@ -62,12 +75,19 @@ pub struct Limits {
     pub streams: u32,
     /// Most bytes of a request's head.
     pub head_bytes: u32,
-    /// HTTP/2: how often a quiet peer is pinged; it must answer within as long.
-    pub ping: Duration,
+    /// HTTP/2: how often a quiet peer is pinged; it must answer within as long. `None` where peers ping by themselves.
+    pub ping: Option<Duration>,
+    /// About how long a peer's host may be silent before the connection counts as dead. The kernel asks (TCP keepalive)
+    /// and gives up on what is not acknowledged; that costs this process nothing.
+    pub dead: Duration,
     /// How long a connection may live before it is asked to go; jittered by a tenth. No limit when `None`.
     pub max_age: Option<Duration>,
-    /// How often clients that proved themselves must do so again, see [`serve_mutual_tls`]; jittered.
+    /// The time over which clients that proved themselves must do so again when the roots have changed, see
+    /// [`serve_mutual_tls`]; jittered.
     pub proof: Duration,
+    /// HTTP/2: handlers run in the task of their connection, one after another, instead of in tasks of their own. For
+    /// connections of few streams that mostly wait.
+    pub within: bool,
     /// The time over which connections are asked to go when the server drains.
     pub leave_over: Duration,
     /// How long a connection that was asked to go may take.
@@ -85,22 +105,26 @@ impl Limits {
             head: Duration::from_secs(10),
             streams: 4,
             head_bytes: 64 * 1024,
-            ping: Duration::from_secs(30),
+            ping: Some(Duration::from_secs(30)),
+            dead: Duration::from_secs(40),
             max_age: Some(Duration::from_secs(60)),
             proof: Duration::from_secs(60),
+            within: false,
             leave_over: Duration::from_secs(1),
             grace: Duration::from_secs(20),
         }
     }
 
-    /// For ADS: thousands of connections, each with one or two streams that live as long as it does.
+    /// For ADS: thousands of connections, each with one or two streams that live as long as it does, of peers that ping
+    /// every few seconds.
     pub fn ads() -> Self {
         Self {
             connections: 20_000,
             streams: 16,
             head_bytes: 16 * 1024,
-            ping: Duration::from_secs(20),
+            ping: None,
             max_age: None,
+            within: true,
             leave_over: Duration::from_secs(10),
             grace: Duration::from_secs(10),
             ..Self::webhook()
@@ -137,6 +161,8 @@ pub struct Peer {
     pub certificates: Arc<[CertificateDer<'static>]>,
     /// Cancelled when the connection is asked to go: a handler whose stream would not end by itself ends it then.
     pub leaving: CancellationToken,
+    /// Where to run what serves the connection's streams on, see [`Limits::within`].
+    pub tasks: Tasks,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -290,7 +316,11 @@ where
         let connection = Connection {
             settings: settings.clone(),
             address,
-            clients: tls.as_ref().and_then(|tls| tls.clients.clone()),
+            // Before the handshake: roots that change during it must not be missed.
+            clients: tls
+                .as_ref()
+                .and_then(|tls| tls.clients.as_ref())
+                .map(|clients| (clients.clone(), clients.changes())),
             _permit: permit,
         };
         let (tls, handler) = (tls.clone(), handler.clone());
@@ -317,10 +347,22 @@ impl Settings {
     }
 }
 
+/// Lets the kernel find out that the other host is gone.
+fn watched(stream: &TcpStream, dead: Duration) -> std::io::Result<()> {
+    const PROBES: u32 = 4;
+    let socket = SockRef::from(stream);
+    let keepalive = TcpKeepalive::new()
+        .with_time(dead / 2)
+        .with_interval(dead / 2 / PROBES)
+        .with_retries(PROBES);
+    socket.set_tcp_keepalive(&keepalive)?;
+    socket.set_tcp_user_timeout(Some(dead))
+}
+
 struct Connection {
     settings: Settings,
     address: SocketAddr,
-    clients: Option<ClientRoots>,
+    clients: Option<(ClientRoots, watch::Receiver<()>)>,
     _permit: OwnedSemaphorePermit,
 }
 
@@ -337,16 +379,20 @@ impl Connection {
             .get_or_create_owned(&self.settings.server());
         open.inc();
         let _open = Closing(open);
+        // A connection without them works, too.
         let _ = stream.set_nodelay(true);
+        let _ = watched(&stream, self.settings.limits.dead);
         let Some(tls) = tls else {
             return self.exchange(stream, Arc::default(), false, handler).await;
         };
-        match timeout(self.settings.limits.handshake, tls.acceptor.accept(stream)).await {
+        // Boxed, here and below: what a connection no longer needs would stay in its task for as long as it lives.
+        let accept = Box::pin(tls.acceptor.accept(stream));
+        match timeout(self.settings.limits.handshake, accept).await {
             Ok(Ok(stream)) => {
                 let session = stream.get_ref().1;
                 let certificates = session.peer_certificates().unwrap_or_default().to_vec().into();
                 let http2 = tls.always_http2 || session.alpn_protocol() == Some(H2);
-                self.exchange(stream, certificates, http2, handler).await;
+                Box::pin(self.exchange(Box::new(stream), certificates, http2, handler)).await;
             }
             Ok(Err(error)) => {
                 self.settings.refuse("handshake");
@@ -367,10 +413,16 @@ impl Connection {
         B: Body<Data: Send, Error: Into<BoxError>> + Send + 'static,
     {
         let limits = &self.settings.limits;
+        let crew = Crew::default();
         let peer = Peer {
             address: self.address,
             certificates,
             leaving: CancellationToken::new(),
+            tasks: if limits.within && http2 {
+                crew.tasks()
+            } else {
+                Tasks::default()
+            },
         };
         let spoke = Arc::new(AtomicBool::new(false));
         let service = {
@@ -383,34 +435,50 @@ impl Connection {
         };
         let io = TokioIo::new(stream);
         if http2 {
-            let connection = http2::Builder::new(TokioExecutor::new())
+            let connection = http2::Builder::new(peer.tasks.clone())
                 .timer(TokioTimer::new())
                 .max_concurrent_streams(limits.streams)
                 .max_header_list_size(limits.head_bytes)
                 .max_pending_accept_reset_streams(20)
                 .max_local_error_reset_streams(100)
+                .max_send_buf_size(SEND_BUFFER)
                 .keep_alive_interval(limits.ping)
-                .keep_alive_timeout(limits.ping)
+                .keep_alive_timeout(limits.ping.unwrap_or(limits.dead))
                 .serve_connection(io, service);
-            self.drive(connection, &peer, &spoke).await;
+            self.drive(Box::pin(connection), crew, &peer, &spoke).await;
         } else {
             let connection = http1::Builder::new()
                 .timer(TokioTimer::new())
                 .header_read_timeout(limits.head)
                 .max_buf_size(limits.head_bytes.max(8_192) as usize)
                 .serve_connection(io, service);
-            self.drive(connection, &peer, &spoke).await;
+            self.drive(Box::pin(connection), crew, &peer, &spoke).await;
         }
     }
 
-    /// Runs a connection until it ends, is asked to go and goes, or has to be cut.
-    async fn drive<C>(&self, connection: C, peer: &Peer, spoke: &AtomicBool)
+    /// Runs a connection until it ends, is asked to go and goes, or has to be cut; and then what served its streams, which
+    /// sees that it is over.
+    async fn drive<C>(&self, connection: Pin<Box<C>>, crew: Crew, peer: &Peer, spoke: &AtomicBool)
+    where
+        C: GracefulConnection,
+        C::Error: std::fmt::Display,
+    {
+        let mut driven = Driven { connection, crew };
+        self.until_over(&mut driven, peer, spoke).await;
+        let Driven { connection, mut crew } = driven;
+        drop(connection);
+        let rest = poll_fn(|context| crew.poll(context));
+        if timeout(self.settings.limits.grace, rest).await.is_err() {
+            self.settings.refuse("grace");
+        }
+    }
+
+    async fn until_over<C>(&self, driven: &mut Driven<C>, peer: &Peer, spoke: &AtomicBool)
     where
         C: GracefulConnection,
         C::Error: std::fmt::Display,
     {
         let limits = &self.settings.limits;
-        let mut connection = pin!(connection);
         let age = async {
             match limits.max_age {
                 Some(age) => sleep(jittered(age, 0.1)).await,
@@ -423,35 +491,43 @@ impl Connection {
                 std::future::pending::<()>().await;
             }
         };
-        let unproven = async {
-            let Some(clients) = &self.clients else {
-                return std::future::pending().await;
-            };
-            loop {
-                sleep(jittered(limits.proof, 0.5)).await;
-                if let Err(error) = clients.verify(&peer.certificates) {
-                    tracing::info!(server = self.settings.name, peer = %self.address, %error, "a client is not trusted any more");
-                    return;
-                }
-            }
-        };
         let wave = limits.leave_over.mul_f64(rand::rng().random_range(0.0..=1.0));
         let drain = async {
             self.settings.drain.cancelled().await;
             sleep(wave).await;
         };
         tokio::select! {
-            ended = &mut connection => return self.ended(ended),
+            ended = &mut *driven => return self.ended(ended),
             () = silence => return self.settings.refuse("silent"),
-            () = unproven => self.settings.refuse("unproven"),
+            () = self.unproven(peer) => self.settings.refuse("unproven"),
             () = age => {}
             () = drain => {}
         }
         peer.leaving.cancel();
-        connection.as_mut().graceful_shutdown();
-        match timeout(limits.grace, connection).await {
+        driven.connection.as_mut().graceful_shutdown();
+        match timeout(limits.grace, driven).await {
             Ok(ended) => self.ended(ended),
             Err(_) => self.settings.refuse("grace"),
+        }
+    }
+
+    /// Waits until the client would not be let in any more. It is asked only when that may be: when the roots have changed,
+    /// when a certificate expires, and now and then, because clocks jump.
+    async fn unproven(&self, peer: &Peer) {
+        let Some((clients, changes)) = &self.clients else {
+            return std::future::pending().await;
+        };
+        let mut changes = changes.clone();
+        loop {
+            let left = tls::time_left(&peer.certificates);
+            tokio::select! {
+                () = sleep(left.min(jittered(LOOK, 0.5)).max(self.settings.limits.proof.min(SECOND))) => {}
+                Ok(()) = changes.changed() => sleep(jittered(self.settings.limits.proof, 0.5)).await,
+            }
+            if let Err(error) = clients.verify(&peer.certificates) {
+                tracing::info!(server = self.settings.name, peer = %self.address, %error, "a client is not trusted any more");
+                return;
+            }
         }
     }
 
@@ -459,6 +535,28 @@ impl Connection {
         if let Err(error) = result {
             tracing::debug!(server = self.settings.name, peer = %self.address, %error, "connection ended");
         }
+    }
+}
+
+/// A connection and what runs within its task.
+struct Driven<C> {
+    connection: Pin<Box<C>>,
+    crew: Crew,
+}
+
+impl<C: GracefulConnection> Future for Driven<C> {
+    type Output = Result<(), C::Error>;
+
+    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = self.get_mut();
+        // Those that something outside has woken come first: what they have to say goes out at once. Then come those the
+        // connection brought something for. If they answer, the connection wakes this task itself.
+        let _ = this.crew.poll(context);
+        let ended = this.connection.as_mut().poll(context);
+        if ended.is_pending() {
+            let _ = this.crew.poll(context);
+        }
+        ended
     }
 }
 

@@ -4,6 +4,7 @@ use std::time::Instant;
 
 use bytes::Bytes;
 use http_body_util::{BodyExt, Empty, Full};
+use hyper_util::rt::TokioExecutor;
 use jiff::{SignedDuration, Timestamp};
 use osm_core::{
     certificate::{Certificate, Profile, TrustBundle, proxy_of},
@@ -455,4 +456,39 @@ async fn a_client_whose_root_is_removed_is_let_go() {
         }
     };
     timeout(long, gone).await.expect("and gone");
+}
+
+#[tokio::test]
+async fn a_client_whose_certificate_expires_is_let_go() {
+    let ours = authority();
+    let server = start(&ours, limits()).await;
+    let request = LeafRequest::new(Profile::proxy(&proxy(), &domain()), Duration::from_secs(3));
+    let leaf = ours.sign(&request, Timestamp::now()).unwrap();
+    let mut sender = open(server.address, config(&ours, Some(&leaf))).await.unwrap();
+    let begun = Instant::now();
+    timeout(Duration::from_secs(20), get(&mut sender, "/until-leaving"))
+        .await
+        .expect("asked to go")
+        .unwrap();
+    assert!(begun.elapsed() > Duration::from_secs(1), "not before");
+}
+
+#[tokio::test]
+async fn streams_are_served_in_tasks_of_their_own_and_within_the_connections() {
+    let ours = authority();
+    for within in [false, true] {
+        let server = start(&ours, Limits { within, ..limits() }).await;
+        let good = sign(&ours, Profile::proxy(&proxy(), &domain()));
+        let mut sender = open(server.address, config(&ours, Some(&good))).await.unwrap();
+        let mut other = sender.clone();
+        // One that waits does not hold up another of the same connection.
+        let waiting = tokio::spawn(async move { get(&mut other, "/until-leaving").await.is_ok() });
+        for _ in 0..3 {
+            get(&mut sender, "/").await.unwrap();
+        }
+        assert!(get(&mut sender, "/panic").await.is_err());
+        assert!(get(&mut sender, "/").await.is_ok());
+        server.drain.cancel();
+        assert!(waiting.await.unwrap());
+    }
 }

@@ -7,10 +7,11 @@
 use std::{
     fmt,
     sync::{Arc, OnceLock},
+    time::Duration,
 };
 
 use arc_swap::{ArcSwap, ArcSwapOption};
-use osm_core::certificate::TrustBundle;
+use osm_core::certificate::{Certificate, TrustBundle};
 use rustls::{
     CertificateError, DigitallySignedStruct, DistinguishedName, Error, RootCertStore, ServerConfig,
     SignatureScheme,
@@ -25,6 +26,7 @@ use rustls::{
     sign::CertifiedKey,
 };
 use rustls_pki_types::{CertificateDer, UnixTime};
+use tokio::sync::watch;
 
 use crate::issuer::Leaf;
 
@@ -102,6 +104,7 @@ impl ResolvesServerCert for ServerCertificate {
 #[derive(Clone)]
 pub struct ClientRoots {
     verifier: Arc<ArcSwap<Option<Arc<dyn ClientCertVerifier>>>>,
+    changed: watch::Sender<()>,
     algorithms: WebPkiSupportedAlgorithms,
 }
 
@@ -110,6 +113,7 @@ impl Default for ClientRoots {
         let algorithms = provider().signature_verification_algorithms;
         Self {
             verifier: Arc::new(ArcSwap::from_pointee(None)),
+            changed: watch::Sender::new(()),
             algorithms,
         }
     }
@@ -127,7 +131,7 @@ impl ClientRoots {
     /// [`TlsError::Roots`]; the old roots stay.
     pub fn set(&self, roots: &TrustBundle) -> Result<(), TlsError> {
         if roots.is_empty() {
-            self.verifier.store(Arc::new(None));
+            self.put(None);
             return Ok(());
         }
         let mut store = RootCertStore::empty();
@@ -139,8 +143,13 @@ impl ClientRoots {
         let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(store), provider())
             .build()
             .map_err(|error| TlsError::Roots(error.to_string()))?;
-        self.verifier.store(Arc::new(Some(verifier)));
+        self.put(Some(verifier));
         Ok(())
+    }
+
+    fn put(&self, verifier: Option<Arc<dyn ClientCertVerifier>>) {
+        self.verifier.store(Arc::new(verifier));
+        self.changed.send_replace(());
     }
 
     /// Whether a client with this certificate chain, leaf first, would be let in now.
@@ -152,6 +161,27 @@ impl ClientRoots {
         self.verify_client_cert(leaf, intermediates, UnixTime::now())
             .map(drop)
     }
+
+    /// Changes when the roots do, from now on.
+    pub(crate) fn changes(&self) -> watch::Receiver<()> {
+        self.changed.subscribe()
+    }
+}
+
+/// How long until the first certificate of a chain expires; nothing if one cannot be read.
+pub(crate) fn time_left(chain: &[CertificateDer<'_>]) -> Duration {
+    let now = UnixTime::now().as_secs();
+    let left = |certificate: &CertificateDer<'_>| {
+        let read = Certificate::from_der(certificate).ok()?;
+        let end = u64::try_from(read.validity.not_after.as_second()).ok()?;
+        // It is good for all of its last second.
+        Some(Duration::from_secs((end + 1).saturating_sub(now)))
+    };
+    let first = chain
+        .iter()
+        .map(|certificate| left(certificate).unwrap_or_default())
+        .min();
+    first.unwrap_or_default()
 }
 
 impl fmt::Debug for ClientRoots {

@@ -5,9 +5,10 @@
 //! and buffer is bounded; a proxy has at most one stream, the newest; nobody is served before the mesh is known.
 
 mod admission;
-mod codec;
 mod metrics;
 mod registry;
+mod requests;
+mod responses;
 mod service;
 mod stream;
 
@@ -24,7 +25,7 @@ pub use service::Ads;
 use crate::{certificates::Certificates, mesh::Mesh, report::Reporter};
 
 /// Memory for large responses that are being sent, KiB.
-const RESPONSE_MEMORY_KIB: u32 = 128 * 1_024;
+const RESPONSE_MEMORY_KIB: u32 = 32 * 1_024;
 
 /// Bounds of the service. The defaults hold for a mesh of ten thousand proxies on two cores.
 #[derive(Clone, Debug)]

@@ -3,34 +3,29 @@
 use std::{
     convert::Infallible,
     future::Future,
-    marker::PhantomData,
     pin::Pin,
     sync::Arc,
     task::{Context, Poll},
     time::Duration,
 };
 
-use futures::Stream;
 use hyper::body::Incoming;
 use osm_core::{
     certificate::proxy_of,
     identity::ProxyIdentity,
     resource::Snapshot,
-    xds::{self, DeltaStream, StateStream},
+    xds::{DeltaStream, StateStream},
 };
 use osm_runtime::serve::Peer;
 use tokio::sync::{mpsc, watch};
-use tonic::{
-    Code, Request, Response, Status, Streaming,
-    metadata::MetadataValue,
-    server::{Grpc, StreamingService},
-};
+use tonic::{Code, Status, metadata::MetadataValue};
 use tower::Service;
 
 use super::{
     AdsMetrics, Settings, Shared,
-    codec::DiscoveryCodec,
     registry::{Refusal, Registry},
+    requests::Requests,
+    responses::Responses,
     stream::{Machine, Session},
 };
 use crate::{certificates::Certificates, mesh::Mesh, report::Reporter};
@@ -89,55 +84,30 @@ async fn answer<M: Machine>(
     shared: Arc<Shared>,
     request: http::Request<Incoming>,
 ) -> Result<http::Response<tonic::body::Body>, Infallible> {
-    let limit = shared.settings.request_bytes;
-    let mut grpc = Grpc::new(DiscoveryCodec::<M::Request>(PhantomData)).max_decoding_message_size(limit);
-    Ok(grpc
-        .streaming(
-            Method::<M> {
-                shared,
-                machine: PhantomData,
-            },
-            request,
-        )
-        .await)
-}
-
-struct Method<M> {
-    shared: Arc<Shared>,
-    machine: PhantomData<fn() -> M>,
-}
-
-type Responses = Pin<Box<dyn Stream<Item = Result<xds::Response, Status>> + Send>>;
-type Answer = Pin<Box<dyn Future<Output = Result<Response<Responses>, Status>> + Send>>;
-
-impl<M: Machine> StreamingService<M::Request> for Method<M> {
-    type Response = xds::Response;
-    type ResponseStream = Responses;
-    type Future = Answer;
-
-    fn call(&mut self, request: Request<Streaming<M::Request>>) -> Answer {
-        let shared = self.shared.clone();
-        Box::pin(async move {
-            let refused = |(reason, status): (&'static str, Status)| {
-                shared.metrics.refused(reason);
-                status
-            };
-            let session = open::<M>(&shared, request).await.map_err(refused)?;
-            let (sender, receiver) = mpsc::channel(1);
-            tokio::spawn(session.run(sender));
-            let stream: Responses = Box::pin(tokio_stream::wrappers::ReceiverStream::new(receiver));
-            Ok(Response::new(stream))
-        })
+    let (head, body) = request.into_parts();
+    let peer = head.extensions.get::<Peer>().cloned();
+    let tasks = peer.as_ref().map(|peer| peer.tasks.clone()).unwrap_or_default();
+    let requests = Requests::new(body, shared.settings.request_bytes);
+    match open::<M>(&shared, peer, requests).await {
+        Ok(session) => {
+            let (sender, queue) = mpsc::channel(1);
+            tasks.spawn(session.run(sender));
+            Ok(Responses::answer(queue))
+        }
+        Err((reason, status)) => {
+            shared.metrics.refused(reason);
+            Ok(status.into_http())
+        }
     }
 }
 
 /// Checks who calls and whether they may be served now.
 async fn open<M: Machine>(
     shared: &Arc<Shared>,
-    request: Request<Streaming<M::Request>>,
+    peer: Option<Peer>,
+    requests: Requests<M::Request>,
 ) -> Result<Session<M>, (&'static str, Status)> {
     let settings = &shared.settings;
-    let peer = request.extensions().get::<Peer>().cloned();
     let peer = peer.ok_or_else(|| ("internal", Status::internal("the connection is not known")))?;
     let leaf = peer.certificates.first();
     let leaf = leaf.ok_or_else(|| {
@@ -181,7 +151,7 @@ async fn open<M: Machine>(
     Ok(Session::new(
         shared.clone(),
         M::new(proxy, settings.limits),
-        request.into_inner(),
+        requests,
         place,
         peer,
         certificate,

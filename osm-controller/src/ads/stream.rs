@@ -8,17 +8,22 @@ use osm_core::{
     xds::{self, DeltaStream, KindStatus, Outcome, StateStream, StreamError},
 };
 use osm_proto::envoy::service::discovery::v3::{DeltaDiscoveryRequest, DiscoveryRequest};
-use osm_runtime::{backoff::jittered, serve::Peer};
+use osm_runtime::{
+    backoff::jittered,
+    serve::{Peer, SEND_BUFFER},
+};
 use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch},
     time::{Instant, sleep_until, timeout},
 };
-use tonic::{Status, Streaming};
+use tonic::Status;
 
 use super::{
     RESPONSE_MEMORY_KIB, Shared,
     admission::Bucket,
     registry::{Place, StreamStatus},
+    requests::Requests,
+    responses::Outgoing,
     service::owns,
 };
 use crate::certificates::Wanted;
@@ -120,7 +125,7 @@ struct End(&'static str, Option<Status>);
 pub(super) struct Session<M: Machine> {
     shared: Arc<Shared>,
     machine: M,
-    requests: Streaming<M::Request>,
+    requests: Requests<M::Request>,
     place: Place,
     peer: Peer,
     /// Keeps the certificate of the proxy's identity fresh.
@@ -141,7 +146,7 @@ impl<M: Machine> Session<M> {
     pub(super) fn new(
         shared: Arc<Shared>,
         machine: M,
-        requests: Streaming<M::Request>,
+        requests: Requests<M::Request>,
         place: Place,
         peer: Peer,
         certificate: Wanted,
@@ -165,7 +170,7 @@ impl<M: Machine> Session<M> {
     }
 
     /// Serves the stream until either side ends it.
-    pub(super) async fn run(mut self, responses: mpsc::Sender<Result<xds::Response, Status>>) {
+    pub(super) async fn run(mut self, responses: mpsc::Sender<Outgoing>) {
         let shared = self.shared.clone();
         shared.metrics.connected.inc();
         tracing::debug!(proxy = %self.machine.proxy(), peer = %self.peer.address, variant = M::NAME, "connected");
@@ -179,7 +184,7 @@ impl<M: Machine> Session<M> {
         }
     }
 
-    async fn serve(&mut self, responses: &mpsc::Sender<Result<xds::Response, Status>>) -> End {
+    async fn serve(&mut self, responses: &mpsc::Sender<Outgoing>) -> End {
         let settings = self.shared.settings.clone();
         let mut settle = Some(Instant::now() + settings.settle);
         let mut refresh = Instant::now() + jittered(settings.refresh, 0.5);
@@ -224,7 +229,7 @@ impl<M: Machine> Session<M> {
             } = self;
             let request = async {
                 sleep_until(bucket.ready_at()).await;
-                requests.message().await
+                requests.next().await
             };
             tokio::select! {
                 request = request => match request {
@@ -341,15 +346,11 @@ impl<M: Machine> Session<M> {
         Ok(())
     }
 
-    async fn send(
-        &mut self,
-        due: Vec<xds::Response>,
-        responses: &mpsc::Sender<Result<xds::Response, Status>>,
-    ) -> Result<(), End> {
+    async fn send(&mut self, due: Vec<xds::Response>, responses: &mpsc::Sender<Outgoing>) -> Result<(), End> {
         for response in due {
             let (kind, count, bytes) = (response.kind, response.resources.len(), response.encoded_len());
             let share = share(&self.shared.responses, bytes).await;
-            match timeout(self.shared.settings.send, responses.send(Ok(response))).await {
+            match timeout(self.shared.settings.send, responses.send(Ok(Box::new(response)))).await {
                 Ok(Ok(())) => {
                     self.shared.metrics.sent(kind, count, bytes);
                     self.sent[kind as usize] = Some((Instant::now(), share));
@@ -377,9 +378,7 @@ async fn share(room: &Arc<Semaphore>, bytes: usize) -> Share {
     if bytes < LARGE {
         return None;
     }
-    let kib = u32::try_from(bytes / 1_024)
-        .unwrap_or(u32::MAX)
-        .min(RESPONSE_MEMORY_KIB);
+    let kib = u32::try_from(bytes.min(HELD) / 1_024).unwrap_or(RESPONSE_MEMORY_KIB);
     let room = room.clone().acquire_many_owned(kib);
     timeout(TURN, room).await.ok()?.ok()
 }
@@ -387,6 +386,8 @@ async fn share(room: &Arc<Semaphore>, bytes: usize) -> Share {
 /// A share of the memory for large responses, given back when the response is answered.
 type Share = Option<OwnedSemaphorePermit>;
 
+/// Most bytes of a response that are in memory at a time: what the transport takes in advance, and the next piece.
+const HELD: usize = SEND_BUFFER + 16 * 1024;
 /// Responses of fewer bytes need no share.
 const LARGE: usize = 64 * 1024;
 /// Longest wait for a share. It is a way to take turns, not a lock: proxies that do not answer hold nobody up for long.
@@ -394,7 +395,7 @@ const TURN: Duration = Duration::from_secs(2);
 
 fn request_failed(status: &Status) -> End {
     match status.code() {
-        // Too large or malformed: the proxy is told what tonic or the codec found.
+        // Too large or malformed: the proxy is told what was found.
         tonic::Code::OutOfRange | tonic::Code::ResourceExhausted => End(
             "refused_request",
             Some(Status::resource_exhausted(status.message())),

@@ -28,7 +28,7 @@ pub(crate) mod tests;
 use std::sync::Arc;
 
 pub use delta::DeltaStream;
-pub use response::{RESPONSE_BYTES, Response};
+pub use response::{Pieces, RESPONSE_BYTES, Response};
 pub use session::KindStatus;
 pub use state::StateStream;
 

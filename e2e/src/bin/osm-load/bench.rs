@@ -271,6 +271,24 @@ pub(crate) fn judge(phases: &[Phase]) -> Vec<Verdict> {
         ),
         1.5,
     );
+    let churned = find("large, SMI, churned: idle");
+    judge(
+        "memory of the server after twice as much churn",
+        ratio(
+            churned.get(1).map(|phase| phase.resident),
+            churned.first().map(|phase| phase.resident),
+        ),
+        1.03,
+    );
+    // Bytes are the same on every machine.
+    let grown = |all: &Phase, first: &Phase| (all.resident - first.resident) * 1e3 / all.proxies as f64;
+    judge(
+        "memory of the server for each connected proxy, kB",
+        one("large, SMI: connect, all")
+            .zip(one("large, SMI: connect, the first"))
+            .map(|(all, first)| grown(all, first)),
+        60.0,
+    );
     judge(
         "the injector's memory after twice as many pods",
         ratio(

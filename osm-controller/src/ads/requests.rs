@@ -1,0 +1,140 @@
+//! A proxy's requests off an HTTP body: gRPC's frames, each one message.
+//!
+//! Owns the framing of what is received. Invariant: no more than one request of the allowed size is held, and nothing
+//! while the proxy is quiet: a stream that has nothing to say costs no buffer.
+
+use std::marker::PhantomData;
+
+use bytes::{Buf, BytesMut};
+use http_body_util::BodyExt as _;
+use hyper::body::Incoming;
+use prost::Message;
+use tonic::Status;
+
+/// gRPC's prefix of a message: whether it is compressed, and its length.
+const PREFIX: usize = 5;
+
+/// The requests of one stream.
+#[derive(Debug)]
+pub(super) struct Requests<Q> {
+    body: Incoming,
+    unread: Frames,
+    message: PhantomData<fn() -> Q>,
+}
+
+impl<Q: Message + Default> Requests<Q> {
+    /// Requests of at most `limit` bytes each.
+    pub(super) fn new(body: Incoming, limit: usize) -> Self {
+        Self {
+            body,
+            unread: Frames {
+                buffer: BytesMut::new(),
+                limit,
+            },
+            message: PhantomData,
+        }
+    }
+
+    /// The next request; `None` when the proxy has no more. Nothing is lost if the wait is given up.
+    ///
+    /// # Errors
+    /// `OUT_OF_RANGE` or `INVALID_ARGUMENT` if the proxy is to blame; another status if the connection broke.
+    pub(super) async fn next(&mut self) -> Result<Option<Q>, Status> {
+        loop {
+            if let Some(message) = self.unread.take()? {
+                let malformed =
+                    |error| Status::invalid_argument(format!("the request is malformed: {error}"));
+                return Q::decode(message).map(Some).map_err(malformed);
+            }
+            match self.body.frame().await {
+                Some(Ok(frame)) => {
+                    if let Ok(data) = frame.into_data() {
+                        self.unread.buffer.extend_from_slice(&data);
+                    }
+                }
+                Some(Err(error)) => return Err(Status::cancelled(error.to_string())),
+                None if self.unread.buffer.is_empty() => return Ok(None),
+                None => return Err(Status::invalid_argument("the stream ends inside a request")),
+            }
+        }
+    }
+}
+
+/// What was received and not yet taken.
+#[derive(Debug)]
+struct Frames {
+    buffer: BytesMut,
+    limit: usize,
+}
+
+impl Frames {
+    /// The bytes of the next message, if all of them are there.
+    fn take(&mut self) -> Result<Option<BytesMut>, Status> {
+        let Some(prefix) = self.buffer.first_chunk::<PREFIX>() else {
+            return Ok(None);
+        };
+        let [compressed, length @ ..] = *prefix;
+        let length = usize::try_from(u32::from_be_bytes(length)).unwrap_or(usize::MAX);
+        if compressed != 0 {
+            return Err(Status::invalid_argument("compressed requests are not understood"));
+        }
+        if length > self.limit {
+            let message = format!("a request of {length} bytes: at most {} are allowed", self.limit);
+            return Err(Status::out_of_range(message));
+        }
+        if self.buffer.len() < PREFIX + length {
+            return Ok(None);
+        }
+        self.buffer.advance(PREFIX);
+        let message = self.buffer.split_to(length);
+        if self.buffer.is_empty() {
+            // What is left would keep the memory of what was taken.
+            self.buffer = BytesMut::new();
+        }
+        Ok(Some(message))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::BufMut;
+
+    use super::*;
+
+    fn frames(limit: usize) -> Frames {
+        Frames {
+            buffer: BytesMut::new(),
+            limit,
+        }
+    }
+
+    #[test]
+    fn messages_are_taken_when_they_are_whole() {
+        let mut frames = frames(8);
+        for byte in [0, 0, 0, 0, 2, b'a'] {
+            frames.buffer.put_u8(byte);
+            assert!(frames.take().unwrap().is_none());
+        }
+        frames.buffer.put_slice(b"b\x00\x00\x00\x00\x00\x00");
+        assert_eq!(frames.take().unwrap().unwrap(), "ab");
+        assert_eq!(frames.take().unwrap().unwrap(), "");
+        assert!(frames.take().unwrap().is_none());
+        assert_eq!(frames.buffer.len(), 1);
+        frames.buffer.put_slice(b"\x00\x00\x00\x00");
+        assert_eq!(frames.take().unwrap().unwrap(), "");
+        assert_eq!(frames.buffer.capacity(), 0, "a quiet stream holds nothing");
+    }
+
+    #[test]
+    fn what_is_too_large_or_compressed_is_refused_before_it_has_arrived() {
+        let mut large = frames(8);
+        large.buffer.put_slice(&[0, 0, 0, 0, 9]);
+        assert_eq!(large.take().unwrap_err().code(), tonic::Code::OutOfRange);
+        let mut compressed = frames(8);
+        compressed.buffer.put_slice(&[1, 0, 0, 0, 1]);
+        assert_eq!(
+            compressed.take().unwrap_err().code(),
+            tonic::Code::InvalidArgument
+        );
+    }
+}
