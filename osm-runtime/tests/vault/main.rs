@@ -1,5 +1,5 @@
 //! Against a real Vault on loopback: its PKI engine, its refusals, its absence, and its return as somebody else. Runs
-//! where `OSM_VAULT` names the program (`make provider-test` builds it and sets it), and is skipped elsewhere.
+//! when asked for by name: `make provider-test` builds the program and names it in `OSM_VAULT`.
 #![allow(clippy::unwrap_used)]
 
 mod boot;

@@ -31,9 +31,10 @@ pub(super) const ROLE: &str = "openservicemesh";
 /// The program, where there is one.
 pub(super) fn program() -> Option<PathBuf> {
     let program = std::env::var_os("OSM_VAULT").map(PathBuf::from);
-    if program.is_none() {
-        eprintln!("skipped: OSM_VAULT is not set");
-    }
+    assert!(
+        program.is_some(),
+        "OSM_VAULT is not set: run `make provider-test`"
+    );
     program
 }
 
