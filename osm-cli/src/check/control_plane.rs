@@ -150,13 +150,13 @@ mod tests {
         assert_eq!(off(-40).verdict, Verdict::Ok, "a Lease may be some seconds old");
         assert_eq!(off(60).verdict, Verdict::Warning);
         assert_eq!(off(-200).verdict, Verdict::Warning);
-        let hour = off(3_600);
-        assert_eq!(hour.verdict, Verdict::Failure);
+        let hours = off(7_200);
+        assert_eq!(hours.verdict, Verdict::Failure);
         assert!(
-            hour.why.as_deref().unwrap().starts_with("node b is 59m ahead"),
-            "{hour:?}"
+            hours.why.as_deref().unwrap().starts_with("node b is 1h59m ahead"),
+            "{hours:?}"
         );
-        assert_eq!(off(-3_600).verdict, Verdict::Failure);
+        assert_eq!(off(-7_200).verdict, Verdict::Failure);
     }
 
     #[test]

@@ -282,7 +282,7 @@ mod tests {
             Verdict::Warning,
             "the clock of osm-injector-0 is 1m ahead",
         );
-        says(off(-3_600), Verdict::Failure, "ahead of that of osm-injector-0");
+        says(off(-7_200), Verdict::Failure, "ahead of that of osm-injector-0");
     }
 
     #[test]

@@ -69,7 +69,7 @@ fn proxy(account: &str) -> ProxyIdentity {
 fn renewal_is_between_forty_and_fifty_percent_of_life() {
     let issued = at("2026-11-01T00:00:00Z");
     let day = Validity::starting(issued, DEFAULT_SERVICE_LIFETIME, None);
-    assert_eq!(day.not_before, at("2026-10-31T23:55:00Z"));
+    assert_eq!(day.not_before, at("2026-10-31T22:55:00Z"));
     assert_eq!(day.lifetime(), DEFAULT_SERVICE_LIFETIME);
     assert_eq!(day.renew_at(0.0), at("2026-11-01T12:00:00Z"));
     assert_eq!(day.renew_at(1.0), at("2026-11-01T09:36:00Z"));
