@@ -6,9 +6,9 @@ use std::collections::BTreeMap;
 
 use futures::{StreamExt, stream};
 use osm_core::{
-    api::names::ROOT_CERTIFICATE_INBOUND,
+    api::names::{ROOT_CERTIFICATE_INBOUND, SERVICE_CERTIFICATE},
     certificate::{TrustBundle, rotation::progress::Count},
-    resource::{ClassId, ResourceType, Snapshot},
+    resource::{ClassId, Resource, ResourceType, Snapshot},
 };
 use osm_runtime::roots::Usage;
 
@@ -32,21 +32,22 @@ pub async fn observe(registry: Registry, mesh: Mesh, roots: TrustBundle) -> Usag
         };
     };
     let mut classes = BTreeMap::new();
-    let published: Vec<Connection> = connections
+    let published: Vec<(Connection, bool)> = connections
         .into_iter()
-        .filter(|connection| match snapshot.proxy(connection.proxy.uuid) {
-            Some(entry) => *classes
-                .entry(entry.class)
-                .or_insert_with(|| holds(&snapshot, entry.class, &roots)),
-            None => false,
+        .filter_map(|connection| {
+            let class = snapshot.proxy(connection.proxy.uuid)?.class;
+            let uses_secrets = *classes
+                .entry(class)
+                .or_insert_with(|| holds(&snapshot, class, &roots).then(|| names_secrets(&snapshot, class)));
+            Some((connection, uses_secrets?))
         })
         .collect();
     let current = stream::iter(published)
-        .map(|connection| async move {
+        .map(|(connection, uses_secrets)| async move {
             connection
                 .status()
                 .await
-                .is_some_and(|status| is_current(&status))
+                .is_some_and(|status| is_current(&status, uses_secrets))
         })
         .buffer_unordered(CONCURRENT)
         .filter(|current| std::future::ready(*current))
@@ -69,15 +70,39 @@ fn holds(snapshot: &Snapshot, class: ClassId, roots: &TrustBundle) -> bool {
     else {
         return false;
     };
-    let (bytes, pem) = (resource.any_bytes(), roots.pem().as_bytes());
-    !pem.is_empty() && bytes.windows(pem.len()).any(|window| window == pem)
+    let pem = roots.pem().as_bytes();
+    !pem.is_empty() && contains(&resource, pem)
 }
 
-/// Whether a stream has acknowledged the secrets it was sent.
-fn is_current(status: &StreamStatus) -> bool {
-    let mut secrets = status
-        .kinds
-        .iter()
-        .filter(|kind| kind.kind == ResourceType::Secret);
-    secrets.any(|kind| !kind.in_flight && kind.rejected.is_empty())
+/// Whether a sidecar of this class uses certificates of the mesh. Envoy asks for none where no cluster and no listener names
+/// one, as in a pod that may call nobody and is called by nobody.
+fn names_secrets(snapshot: &Snapshot, class: ClassId) -> bool {
+    snapshot.view(class).is_some_and(|view| {
+        [ResourceType::Cluster, ResourceType::Listener]
+            .into_iter()
+            .flat_map(|kind| view.set(kind).iter())
+            .filter_map(|(_, slot)| snapshot.resource(*slot))
+            .any(|resource| contains(resource, SERVICE_CERTIFICATE.as_bytes()))
+    })
+}
+
+fn contains(resource: &Resource, part: &[u8]) -> bool {
+    resource
+        .any_bytes()
+        .windows(part.len())
+        .any(|window| window == part)
+}
+
+/// Whether a stream has acknowledged the secrets it was sent; of a sidecar that is to use none, what else it was sent:
+/// what it had before may have named some.
+fn is_current(status: &StreamStatus, uses_secrets: bool) -> bool {
+    let has_taken = |wanted: ResourceType| {
+        let mut opened = status.kinds.iter().filter(|kind| kind.kind == wanted);
+        opened.any(|kind| !kind.in_flight && kind.rejected.is_empty())
+    };
+    if uses_secrets {
+        has_taken(ResourceType::Secret)
+    } else {
+        has_taken(ResourceType::Cluster) && has_taken(ResourceType::Listener)
+    }
 }

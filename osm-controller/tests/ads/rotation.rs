@@ -33,6 +33,7 @@ use tokio::{
 };
 
 use crate::{
+    client::{Channel, delta},
     envoy::{Envoy, bind},
     server::{Pki, Server, proxy},
     shop::{self, Shop, store},
@@ -105,14 +106,19 @@ impl Replica {
         self.shop.publish();
     }
 
+    /// What the controller would report of its sidecar.
+    async fn usage(&self) -> Option<Count> {
+        let registry = self.server().ads.registry().clone();
+        usage::observe(registry, self.shop.mesh.clone(), self.pki.roots())
+            .await
+            .proxies
+    }
+
     /// Waits until the sidecar has it all, by what the controller would report.
     async fn followed(&self) {
         let mut last = None;
         for _ in 0..100 {
-            let registry = self.server().ads.registry().clone();
-            last = usage::observe(registry, self.shop.mesh.clone(), self.pki.roots())
-                .await
-                .proxies;
+            last = self.usage().await;
             if last == Some(Count { total: 1, behind: 0 }) {
                 return;
             }
@@ -370,4 +376,45 @@ async fn a_root_is_rotated_while_requests_run_and_none_fails() {
     pause().await;
     let (sent, failed) = traffic.stop().await;
     assert!(!failed.is_empty(), "{sent} requests would not have noticed");
+}
+
+/// A pod that calls nobody and is called by nobody uses no certificate of the mesh, and asks for none: it must not keep
+/// anybody waiting.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_sidecar_without_peers_does_not_hold_a_rotation_up() {
+    let (old, new) = (root(), root());
+    let mut alone = Replica::start(&old, 1, "buyer").await;
+    let nowhere = envoy::outbound_listener(&OutboundListener::default(), &Settings::default());
+    alone.shop.set(on_port(nowhere, free_port().await));
+    alone.publish().await;
+    let _envoy = Envoy::start_as(&alone.sidecar, &alone.pki, alone.server().address, false).await;
+    alone.followed().await;
+    alone.arrange(&old, &[&old, &new]).await;
+    alone.followed().await;
+}
+
+/// One that is to use them counts as behind until it has them, whatever else it has.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_sidecar_with_peers_is_waited_for_until_it_has_the_roots() {
+    let mut caller = Replica::start(&root(), 1, "buyer").await;
+    stock_client(&mut caller.shop, free_port().await, free_port().await);
+    caller.publish().await;
+    let leaf = caller.pki.sidecar(&caller.sidecar).await;
+    let channel = Channel::open(caller.server().address, &caller.pki.roots(), Some(&leaf))
+        .await
+        .unwrap();
+    let mut stream = delta(&channel).await.unwrap();
+    for kind in [ResourceType::Cluster, ResourceType::Listener] {
+        stream.subscribe(kind, &[]).await;
+        stream.take().await;
+    }
+    for _ in 0..10 {
+        assert_eq!(caller.usage().await, Some(Count { total: 1, behind: 1 }));
+        sleep(Duration::from_millis(20)).await;
+    }
+    stream
+        .subscribe(ResourceType::Secret, &[names::ROOT_CERTIFICATE_INBOUND])
+        .await;
+    stream.take().await;
+    caller.followed().await;
 }
