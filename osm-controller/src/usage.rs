@@ -71,7 +71,7 @@ fn holds(snapshot: &Snapshot, class: ClassId, roots: &TrustBundle) -> bool {
         return false;
     };
     let pem = roots.pem().as_bytes();
-    !pem.is_empty() && contains(&resource, pem)
+    !pem.is_empty() && contains(resource, pem)
 }
 
 /// Whether a sidecar of this class uses certificates of the mesh. Envoy asks for none where no cluster and no listener names
