@@ -18,7 +18,7 @@ use super::node::{self, PodProcess};
 use crate::checkout::Checkout;
 use crate::harness::envoy::Envoy;
 use crate::harness::kubernetes::is_ready;
-use crate::harness::mesh::{NAME, NAMESPACE};
+use crate::harness::mesh::NAMESPACE;
 use crate::harness::{Mesh, eventually};
 
 /// How long the control plane may take to get where a drill wants it.
@@ -262,17 +262,8 @@ pub async fn upgrade(mesh: &Mesh, own: &[String], settings: &[&str]) -> Result<(
         .map(String::as_str)
         .chain(settings.iter().copied())
         .collect();
-    let install = mesh.install_arguments(&all);
-    let values = install.iter().filter(|argument| argument.starts_with("--set"));
-    let mut arguments = vec![
-        "mesh",
-        "upgrade",
-        "--mesh-name",
-        NAME,
-        "--osm-namespace",
-        NAMESPACE,
-    ];
-    arguments.extend(values.map(String::as_str));
+    let arguments = mesh.upgrade_arguments(&all);
+    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
     mesh.osm_ok(&arguments).await.map(drop)
 }
 

@@ -3,7 +3,7 @@
 use anyhow::{Context as _, Result, ensure};
 use serde_json::{Value, json};
 
-use super::{A_WHILE, answered, answers, denied, http_port};
+use super::{A_WHILE, answered, answers, denied, http_port, serve_client};
 use crate::harness::mesh::NAMESPACE;
 use crate::harness::policy::{
     any_route, http_rule, route_group, tcp_route, tcp_rule, traffic_split, traffic_target,
@@ -16,23 +16,14 @@ use crate::harness::{Case, Workload, eventually};
 /// else: neither other namespaces nor other services of the same one, and changes still arrive.
 pub(super) async fn malformed_objects_harm_nothing_else(case: &Case) -> Result<()> {
     let namespace = case.namespace("all").await?;
-    case.apply(&[
-        service(&namespace, "web", "web", http_port()),
-        service(
-            &namespace,
-            "other",
-            "web",
-            json!([{ "name": "http", "port": 81, "targetPort": 8080 }]),
-        ),
-        any_route(&namespace, "any"),
-        traffic_target(
-            "web",
-            (&namespace, "web"),
-            &[http_rule("any", &["any"])],
-            &[(&namespace, "client")],
-        ),
-    ])
+    case.apply(&[service(
+        &namespace,
+        "other",
+        "web",
+        json!([{ "name": "http", "port": 81, "targetPort": 8080 }]),
+    )])
     .await?;
+    serve_client(case, &namespace, http_port()).await?;
     let peers = case
         .run(&[
             (&namespace, Workload::client("client")),

@@ -5,10 +5,8 @@ use std::path::Path;
 
 use anyhow::{Context as _, Result, ensure};
 
-use super::{answered, http_port};
+use super::{answered, http_port, serve_client};
 use crate::harness::mesh::NAMESPACE;
-use crate::harness::policy::{any_route, http_rule, traffic_target};
-use crate::harness::workload::service;
 use crate::harness::{Case, Workload, failure};
 
 /// Private keys as they are written in PEM, and the same in base64, as Envoy prints bytes.
@@ -24,17 +22,7 @@ const REDACTED: &str = "W3JlZGFjdGVkXQ==";
 /// configuration and statistics; the same of the control plane. No private key is.
 pub(super) async fn failures_are_kept(case: &Case) -> Result<()> {
     let namespace = case.namespace("all").await?;
-    case.apply(&[
-        service(&namespace, "web", "web", http_port()),
-        any_route(&namespace, "any"),
-        traffic_target(
-            "web",
-            (&namespace, "web"),
-            &[http_rule("any", &["any"])],
-            &[(&namespace, "client")],
-        ),
-    ])
-    .await?;
+    serve_client(case, &namespace, http_port()).await?;
     let (client, _web) = case
         .run2(
             (&namespace, Workload::client("client")),

@@ -3,7 +3,7 @@
 use anyhow::{Result, ensure};
 use serde_json::json;
 
-use super::{answered, answers, denied, denied_at_last, http_port};
+use super::{answered, answers, denied, denied_at_last, http_port, serve_client};
 use crate::harness::policy::{any_route, http_rule, route_group, traffic_target};
 use crate::harness::wait::SETTLED;
 use crate::harness::workload::service;
@@ -219,17 +219,7 @@ pub(super) async fn grpc(case: &Case) -> Result<()> {
 /// A WebSocket is an HTTP request that is upgraded, and allowed or denied as one.
 pub(super) async fn websocket(case: &Case) -> Result<()> {
     let namespace = case.namespace("all").await?;
-    case.apply(&[
-        service(&namespace, "web", "web", http_port()),
-        any_route(&namespace, "any"),
-        traffic_target(
-            "web",
-            (&namespace, "web"),
-            &[http_rule("any", &["any"])],
-            &[(&namespace, "client")],
-        ),
-    ])
-    .await?;
+    serve_client(case, &namespace, http_port()).await?;
     let peers = case
         .run(&[
             (&namespace, Workload::client("client")),

@@ -2,7 +2,7 @@
 
 use anyhow::{Context as _, Result, ensure};
 
-use super::{answered, closed, http_port};
+use super::{answered, closed, http_port, serve_client};
 use crate::harness::mesh::TRUST_DOMAIN;
 use crate::harness::policy::{any_route, http_rule, traffic_target};
 use crate::harness::workload::service;
@@ -12,17 +12,7 @@ use crate::harness::{Case, Workload};
 /// of policy.
 pub(super) async fn plaintext_from_outside_is_refused(case: &Case) -> Result<()> {
     let (inside, outside) = (case.namespace("in").await?, case.plain_namespace("out").await?);
-    case.apply(&[
-        service(&inside, "web", "web", http_port()),
-        any_route(&inside, "any"),
-        traffic_target(
-            "web",
-            (&inside, "web"),
-            &[http_rule("any", &["any"])],
-            &[(&inside, "client")],
-        ),
-    ])
-    .await?;
+    serve_client(case, &inside, http_port()).await?;
     let peers = case
         .run(&[
             (&inside, Workload::client("client")),

@@ -26,9 +26,11 @@ use anyhow::{Result, ensure};
 use serde_json::{Value, json};
 
 use crate::ground;
+use crate::harness::policy::{any_route, http_rule, traffic_target};
 use crate::harness::runner::{Options, Test};
 use crate::harness::wait::SETTLED;
-use crate::harness::{Peer, eventually, runner};
+use crate::harness::workload::service;
+use crate::harness::{Case, Peer, eventually, runner};
 use crate::report::Answer;
 
 macro_rules! tests {
@@ -110,6 +112,21 @@ const SETTINGS: &[&str] = &[
 /// Ports of a Service in front of one HTTP server.
 fn http_port() -> Value {
     json!([{ "name": "http", "port": 80, "targetPort": 8080 }])
+}
+
+/// A Service `web` with these ports, in front of the server of that name, which `client` may send any HTTP request.
+async fn serve_client(case: &Case, namespace: &str, ports: Value) -> Result<()> {
+    case.apply(&[
+        service(namespace, "web", "web", ports),
+        any_route(namespace, "any"),
+        traffic_target(
+            "web",
+            (namespace, "web"),
+            &[http_rule("any", &["any"])],
+            &[(namespace, "client")],
+        ),
+    ])
+    .await
 }
 
 /// Waits until a request is answered with `status`.

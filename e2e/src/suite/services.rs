@@ -3,7 +3,7 @@
 use anyhow::{Result, ensure};
 use serde_json::json;
 
-use super::{HELLO, answered, answers, closed, connected, denied, http_port};
+use super::{HELLO, answered, answers, closed, connected, denied, http_port, serve_client};
 use crate::harness::policy::{any_route, http_rule, tcp_route, tcp_rule, traffic_target};
 use crate::harness::wait::SETTLED;
 use crate::harness::workload::service;
@@ -66,21 +66,11 @@ pub(super) async fn many_ports_and_services(case: &Case) -> Result<()> {
 /// A named target port may be another number in each pod.
 pub(super) async fn named_target_ports(case: &Case) -> Result<()> {
     let namespace = case.namespace("all").await?;
-    case.apply(&[
-        service(
-            &namespace,
-            "web",
-            "web",
-            json!([{ "name": "http", "port": 80, "targetPort": "web" }]),
-        ),
-        any_route(&namespace, "any"),
-        traffic_target(
-            "web",
-            (&namespace, "web"),
-            &[http_rule("any", &["any"])],
-            &[(&namespace, "client")],
-        ),
-    ])
+    serve_client(
+        case,
+        &namespace,
+        json!([{ "name": "http", "port": 80, "targetPort": "web" }]),
+    )
     .await?;
     let server = |name: &str, port: u16| {
         Workload::server(name, &format!("--http {port}"))

@@ -3,7 +3,7 @@
 use anyhow::{Context as _, Result, ensure};
 use serde_json::json;
 
-use super::{HELLO, answered, answers, closed, connected, denied, denied_at_last, http_port};
+use super::{HELLO, answered, answers, closed, connected, denied, denied_at_last, http_port, serve_client};
 use crate::harness::policy::{any_route, http_rule, tcp_route, tcp_rule, traffic_target};
 use crate::harness::wait::SETTLED;
 use crate::harness::workload::service;
@@ -92,28 +92,19 @@ async fn switch(mesh: &Mesh, permissive: bool) -> Result<()> {
 /// With egress allowed, what is outside the mesh can be reached; without, it cannot; inside nothing changes.
 pub(super) async fn egress(case: &Case) -> Result<()> {
     let (inside, outside) = (case.namespace("in").await?, case.plain_namespace("out").await?);
-    case.apply(&[
-        service(&inside, "web", "web", http_port()),
-        service(
-            &outside,
-            "web",
-            "web",
-            json!([
-                { "name": "http", "port": 80, "targetPort": 8080 },
-                { "name": "https", "port": 443, "targetPort": 8443 },
-                { "name": "tcp-echo", "port": 9100 },
-                { "name": "greet", "port": 9200 },
-            ]),
-        ),
-        any_route(&inside, "any"),
-        traffic_target(
-            "web",
-            (&inside, "web"),
-            &[http_rule("any", &["any"])],
-            &[(&inside, "client")],
-        ),
-    ])
+    case.apply(&[service(
+        &outside,
+        "web",
+        "web",
+        json!([
+            { "name": "http", "port": 80, "targetPort": 8080 },
+            { "name": "https", "port": 443, "targetPort": 8443 },
+            { "name": "tcp-echo", "port": 9100 },
+            { "name": "greet", "port": 9200 },
+        ]),
+    )])
     .await?;
+    serve_client(case, &inside, http_port()).await?;
     let peers = case
         .run(&[
             (&inside, Workload::client("client")),
