@@ -24,6 +24,8 @@ pub use service::Ads;
 
 use crate::{certificates::Certificates, mesh::Mesh, report::Reporter};
 
+/// gRPC's prefix of a message, in bytes: whether it is compressed, and its length.
+const PREFIX: usize = 5;
 /// Memory for large responses that are being sent, KiB.
 const RESPONSE_MEMORY_KIB: u32 = 32 * 1_024;
 

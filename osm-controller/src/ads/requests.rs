@@ -11,8 +11,7 @@ use hyper::body::Incoming;
 use prost::Message;
 use tonic::Status;
 
-/// gRPC's prefix of a message: whether it is compressed, and its length.
-const PREFIX: usize = 5;
+use super::PREFIX;
 
 /// The requests of one stream.
 #[derive(Debug)]

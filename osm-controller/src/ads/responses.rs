@@ -15,10 +15,10 @@ use osm_core::xds::{Pieces, Response};
 use tokio::sync::mpsc;
 use tonic::Status;
 
+use super::PREFIX;
+
 /// Bytes of a piece: one HTTP/2 frame of the usual size fits into one TLS record together with its head.
 const PIECE: usize = 16 * 1_024 - 9;
-/// gRPC's prefix of a message: whether it is compressed, and its length.
-const PREFIX: usize = 5;
 
 /// What a stream sends: a response, or why it ends. Boxed, because a channel has room for 32 of them whatever its bound.
 pub(super) type Outgoing = Result<Box<Response>, Status>;
