@@ -10,6 +10,7 @@ use anyhow::{Result, bail};
 use serde_json::json;
 
 use crate::checkout::Checkout;
+use crate::cluster::programs::Programs;
 use crate::cluster::{self, Cluster};
 use crate::harness::mesh::{Images, NAME, NAMESPACE};
 use crate::harness::{Kubernetes, Mesh};
@@ -80,6 +81,17 @@ impl Ground {
     /// The folder of `kubectl`, `helm` and `osm`.
     pub fn bin(&self) -> PathBuf {
         self.checkout.bin()
+    }
+
+    /// Gives the local cluster images of programs that only some drills need, building what is not built.
+    pub fn import_programs(&self, names: impl IntoIterator<Item = &'static str>) -> Result<()> {
+        let progress = Progress::new();
+        for name in names {
+            let binary = Programs::ensure_one(&self.checkout, name, &progress)?;
+            let image = catalog::of_program(name, &binary)?;
+            progress.step(&image.reference(), || import::import(&image, &self.checkout))?;
+        }
+        Ok(())
     }
 
     /// Runs asynchronous work to its end.

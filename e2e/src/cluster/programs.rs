@@ -15,7 +15,7 @@ use anyhow::{Context, Result, bail};
 use sha2::{Digest, Sha256};
 
 use crate::checkout::{Checkout, cache_dir};
-use crate::command::{command, run};
+use crate::command::{command, output, run};
 use crate::progress::Progress;
 
 pub use table::{NEEDED, ON_DEMAND};
@@ -165,6 +165,20 @@ impl Program {
         }
         fs::rename(draft.keep(), folder).with_context(|| format!("cannot create {}", folder.display()))
     }
+}
+
+/// A file of a Go module that one of ours requires, as the release has it that is pinned there.
+pub fn module_file(checkout: &Checkout, own: &str, module: &str, path: &str) -> Result<PathBuf> {
+    let mut go = command("go", ["mod", "download", "-json", module]);
+    go.current_dir(checkout.programs_source().join(own))
+        .env("GOWORK", "off");
+    let answer = output(&mut go).with_context(|| format!("cannot find the Go module {module}"))?;
+    let answer: serde_json::Value =
+        serde_json::from_str(&answer).context("`go mod download` printed no JSON")?;
+    let folder = answer["Dir"]
+        .as_str()
+        .context("`go mod download` named no folder")?;
+    Ok(Path::new(folder).join(path))
 }
 
 pub(crate) fn hex(hash: Sha256) -> String {

@@ -52,12 +52,26 @@ static LIFE: AtomicU32 = AtomicU32::new(24 * 60);
 /// All service certificates are made anew; returns when every sidecar shows its new one.
 pub(super) async fn renew_all(scene: &Scene) -> Result<()> {
     let before = shown(scene, Shown::ToSidecars).await?;
+    want_new(scene).await?;
+    all_new(scene, &before, SOON).await
+}
+
+/// From now on controllers want a new certificate for every service.
+pub(super) async fn want_new(scene: &Scene) -> Result<()> {
     let life = LIFE.fetch_sub(1, Ordering::Relaxed) - 1;
     let change = json!({ "certificate": { "serviceCertValidityDuration": format!("{life}m") } });
-    scene.mesh.configure(change).await?;
-    eventually("new certificates everywhere", SOON, async || {
+    scene.mesh.configure(change).await
+}
+
+/// Waits until every sidecar shows other sidecars another certificate than before.
+pub(super) async fn all_new(
+    scene: &Scene,
+    before: &BTreeMap<String, String>,
+    at_most: Duration,
+) -> Result<()> {
+    eventually("new certificates everywhere", at_most, async || {
         let now = shown(scene, Shown::ToSidecars).await?;
-        let old = still_shown(&before, &now);
+        let old = still_shown(before, &now);
         ensure!(old.is_empty(), "{old:?} still show the old ones");
         Ok(())
     })

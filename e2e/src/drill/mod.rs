@@ -19,6 +19,7 @@ mod controllers;
 pub mod finding;
 mod injection;
 pub mod node;
+pub mod provider;
 mod rollout;
 mod root;
 mod rotation;
@@ -27,29 +28,35 @@ pub mod sabotage;
 mod scaling;
 pub mod scene;
 mod sidecar;
+mod stage;
 pub mod traffic;
 
 use anyhow::Result;
 
+pub use provider::Signer;
 pub use runner::{Drill, Lost, Options, Set};
 pub use scene::Scene;
 
 macro_rules! drills {
-    ($($module:ident::$name:ident, $set:ident, $rate:literal, $fault:literal $(, $lost:ident)?;)*) => {
+    ($($module:ident::$name:ident, $set:ident, $rate:literal, $fault:literal $(, $lost:ident)? $(=> $signer:ident)?;)*) => {
         &[$(Drill {
             name: stringify!($name),
             fault: $fault,
             set: Set::$set,
             rate: $rate,
             lost: drills!(@ $($lost)?),
+            signer: drills!(=> $($signer)?),
             run: |scene| Box::pin($module::$name(scene)),
         }),*]
     };
     (@ $lost:ident) => { Lost::$lost };
     (@) => { Lost::None };
+    (=> $signer:ident) => { Signer::$signer };
+    (=>) => { Signer::BuiltIn };
 }
 
-/// All of them, in the order they run: module and name, set, requests a second, and what is broken.
+/// All of them, in the order they run: module and name, set, requests a second, what is broken, and who signs for the
+/// mesh if it does not itself.
 pub const DRILLS: &[Drill] = drills! {
     controllers::killed_controllers, Quick, 500, "SIGKILL of the busiest controller";
     controllers::frozen_controller, Quick, 100, "SIGSTOP of a controller for a minute";
@@ -75,6 +82,8 @@ pub const DRILLS: &[Drill] = drills! {
     api_server::killed_api_server, Quick, 100, "the API server is gone";
     scaling::autoscaled, Long, 50, "load on the control plane's CPU";
     api_server::cold_start, Long, 50, "power cut of the whole cluster", Any;
+    provider::vault_outage, Long, 50, "Vault stands still, is gone, has another root" => Vault;
+    provider::cert_manager_outage, Long, 50, "cert-manager stands still, is gone, has another root" => CertManager;
 };
 
 /// Runs drills.

@@ -3,8 +3,8 @@
 //! Invariant: a drill is judged by the runner: by the requests that were lost, by the faults and findings it noted, and
 //! by every sidecar having accepted all it was sent.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context as _, Result, anyhow, ensure};
@@ -13,25 +13,16 @@ use futures::future::LocalBoxFuture;
 
 use super::bed::{self, SHOP};
 use super::finding::{Outcome, Report};
+use super::provider::{self, Signer};
 use super::sabotage::{self, Sabotage};
-use super::scene::{self, COMPONENTS, SOON, Scene};
+use super::scene::{self, Scene};
+use super::stage::Stage;
 use super::traffic::Loss;
 use crate::checkout::Checkout;
-use crate::ground::{self, Ground};
-use crate::harness::mesh::NAMESPACE;
-use crate::harness::{Mesh, eventually, failure};
+use crate::ground;
+use crate::harness::failure;
 use crate::image::catalog;
 use crate::progress::{Progress, seconds};
-
-/// How the mesh of the drills is installed.
-const SETTINGS: [&str; 6] = [
-    "enablePermissiveTrafficPolicy=false",
-    "enableEgress=true",
-    "enableDebugServer=true",
-    "envoyLogLevel=warning",
-    "osmController.enablePodDisruptionBudget=true",
-    "injector.enablePodDisruptionBudget=true",
-];
 
 /// The longest any drill may take.
 const LIMIT: Duration = Duration::from_secs(2400);
@@ -67,6 +58,8 @@ pub struct Drill {
     pub rate: u32,
     /// How many of them may be lost.
     pub lost: Lost,
+    /// Who signs for the mesh: it is installed anew when that changes.
+    pub signer: Signer,
     /// The drill. It notes faults and findings in the scene; an error means that it could not go on.
     pub run: for<'a> fn(&'a Scene) -> LocalBoxFuture<'a, Result<()>>,
 }
@@ -93,17 +86,6 @@ impl Options {
     }
 }
 
-/// What all drills of a run share.
-pub struct Stage {
-    pub(super) mesh: Arc<Mesh>,
-    pub(super) checkout: Checkout,
-    /// Where the control plane's programs are.
-    pub(super) programs: PathBuf,
-    pub(super) sabotage: Option<&'static str>,
-    /// The settings of the chart.
-    pub(super) settings: Vec<String>,
-}
-
 /// Runs drills and judges them.
 pub fn run(options: &Options, drills: &[Drill]) -> Result<()> {
     let chosen = options.chosen(drills);
@@ -122,8 +104,10 @@ pub fn run(options: &Options, drills: &[Drill]) -> Result<()> {
         Some(_) => sabotage::build(&checkout, &Progress::new())?,
         None => catalog::binaries(ground::profile(), &checkout),
     };
+    let signers: BTreeSet<&str> = chosen.iter().filter_map(|drill| drill.signer.program()).collect();
+    ground.import_programs(signers)?;
     let report = ground.block_on(async {
-        let stage = Stage::install(&ground, options.sabotage, programs).await?;
+        let mut stage = Stage::empty(&ground, options.sabotage, programs).await?;
         stage.run(&chosen, options).await
     })?;
     println!("\n{report}\n");
@@ -158,45 +142,13 @@ fn keep(report: &Report, checkout: &Checkout) -> Result<PathBuf> {
 }
 
 impl Stage {
-    async fn install(ground: &Ground, fault: Option<Sabotage>, programs: PathBuf) -> Result<Self> {
-        let mesh = ground.mesh().await?;
-        ground::clear(&mesh).await?;
-        let mut settings: Vec<String> = SETTINGS.map(str::to_owned).into();
-        if fault.is_some() {
-            settings.extend(Sabotage::settings());
+    async fn run(&mut self, drills: &[Drill], options: &Options) -> Result<Report> {
+        // What cannot be installed at all is no drill's failure.
+        if let Some(first) = drills.first() {
+            self.install(first.signer).await?;
         }
-        let all: Vec<&str> = settings.iter().map(String::as_str).collect();
-        let arguments = mesh.install_arguments(&all);
-        mesh.osm_ok(&arguments.iter().map(String::as_str).collect::<Vec<_>>())
-            .await?;
-        ground::mark(&mesh).await?;
-        // Made by a controller, soon after it is ready.
-        eventually("the MeshConfig", SOON, async || {
-            mesh.configure(bed::sidecar_needs()).await
-        })
-        .await?;
-        if let Some(fault) = fault {
-            let variable = format!("{}={}", sabotage::VARIABLE, fault.name());
-            for component in COMPONENTS {
-                let name = format!("deployment/{component}");
-                let set = ["set", "env", "-n", NAMESPACE, &name, &variable];
-                mesh.kubernetes.kubectl(&set, "").await?;
-                let wait = ["rollout", "status", "-n", NAMESPACE, &name, "--timeout=180s"];
-                mesh.kubernetes.kubectl(&wait, "").await?;
-            }
-        }
-        Ok(Self {
-            mesh,
-            checkout: ground.checkout().clone(),
-            programs,
-            sabotage: fault.map(Sabotage::name),
-            settings,
-        })
-    }
-
-    async fn run(&self, drills: &[Drill], options: &Options) -> Result<Report> {
         let mut report = Report {
-            sabotage: self.sabotage,
+            sabotage: self.sabotage.map(Sabotage::name),
             ..Report::default()
         };
         for drill in drills {
@@ -213,7 +165,9 @@ impl Stage {
                 // What an earlier run left would mix with this one's; that there is none is fine.
                 let _absent = tokio::fs::remove_dir_all(&folder).await;
                 let text = format!("{:#?}\n", outcome.complaints());
-                failure::collect(&self.mesh, &folder, &[SHOP.to_owned()], &text).await;
+                let mut namespaces = vec![SHOP.to_owned()];
+                namespaces.extend(self.provider.iter().map(|_| provider::HOME.to_owned()));
+                failure::collect(&self.mesh, &folder, &namespaces, &text).await;
                 println!("        logs, configuration and statistics: {}", folder.display());
             }
             report.outcomes.push(outcome);
@@ -223,7 +177,7 @@ impl Stage {
         Ok(report)
     }
 
-    async fn run_one(&self, drill: &Drill, long: bool) -> Outcome {
+    async fn run_one(&mut self, drill: &Drill, long: bool) -> Outcome {
         let begun = Instant::now();
         let mut outcome = Outcome {
             drill: drill.name,
@@ -241,7 +195,8 @@ impl Stage {
         outcome
     }
 
-    async fn attempt(&self, drill: &Drill, long: bool, outcome: &mut Outcome) -> Result<()> {
+    async fn attempt(&mut self, drill: &Drill, long: bool, outcome: &mut Outcome) -> Result<()> {
+        self.install(drill.signer).await.context("installing the mesh")?;
         scene::restore(&self.mesh).await.context("before the drill")?;
         let scene = Scene::set(self, drill.rate, long)
             .await

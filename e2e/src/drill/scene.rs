@@ -15,6 +15,8 @@ use super::attendance::Attendance;
 use super::bed::{self, SHOP, Stream};
 use super::finding::Finding;
 use super::node::{self, PodProcess};
+use super::provider::Provider;
+use super::sabotage::Sabotage;
 use crate::checkout::Checkout;
 use crate::harness::envoy::Envoy;
 use crate::harness::kubernetes::is_ready;
@@ -50,6 +52,8 @@ pub struct Scene {
     pub programs: PathBuf,
     /// The name of the fault that is built in, for the same.
     pub sabotage: Option<&'static str>,
+    /// Who signs, if not the mesh itself.
+    pub provider: Option<Arc<Provider>>,
     stream: Stream,
     settings: Vec<String>,
     log: Mutex<Log>,
@@ -57,7 +61,7 @@ pub struct Scene {
 
 impl Scene {
     /// A drill's scene, with traffic flowing.
-    pub async fn set(stage: &super::runner::Stage, rate: u32, long: bool) -> Result<Self> {
+    pub async fn set(stage: &super::stage::Stage, rate: u32, long: bool) -> Result<Self> {
         let stream = bed::send(&stage.mesh, rate).await?;
         let attendance = Attendance::start(SHOP);
         let scene = Self {
@@ -67,9 +71,10 @@ impl Scene {
             begun: stream.begun,
             checkout: stage.checkout.clone(),
             programs: stage.programs.clone(),
-            sabotage: stage.sabotage,
+            sabotage: stage.sabotage.map(Sabotage::name),
+            provider: stage.provider.clone(),
             stream,
-            settings: stage.settings.clone(),
+            settings: stage.settings(),
             log: Mutex::default(),
         };
         scene.all_served(SOON).await?;

@@ -1,6 +1,6 @@
 //! A sidecar, seen through its admin endpoint.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::{Context as _, Result, bail, ensure};
 use serde_json::Value;
@@ -62,6 +62,18 @@ impl Envoy {
         names.sort();
         names.dedup();
         Ok(names)
+    }
+
+    /// The serial numbers of the CAs it trusts, in hexadecimal.
+    pub async fn authorities(&self) -> Result<BTreeSet<String>> {
+        let certificates: Value = serde_json::from_str(&self.admin("/certs").await?)?;
+        let serials = certificates["certificates"]
+            .as_array()
+            .into_iter()
+            .flatten()
+            .flat_map(|pair| pair["ca_cert"].as_array().into_iter().flatten())
+            .filter_map(|certificate| certificate["serial_number"].as_str());
+        Ok(serials.map(str::to_owned).collect())
     }
 
     /// What it was configured with, endpoints included.

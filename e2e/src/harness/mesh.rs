@@ -37,6 +37,13 @@ pub struct Images {
     pub mariadb: String,
 }
 
+impl Images {
+    /// Any other image that was made here.
+    pub fn named(&self, name: &str) -> String {
+        format!("{}/{name}:{}", self.registry, self.tag)
+    }
+}
+
 /// What an `osm` command did.
 #[derive(Debug)]
 pub struct Outcome {

@@ -55,12 +55,21 @@ pub const NEEDED: [Program; 5] = [
     },
 ];
 
-/// What only some tests need; built when asked for by name. Its module is its own: what it requires is of other releases
-/// than a cluster's.
-pub const ON_DEMAND: [Program; 1] = [Program {
-    name: "vault",
-    module: "vault",
-    package: ".",
-    link_flags: "",
-    aliases: &[],
-}];
+/// What only some drills and tests need; built when asked for by name. Their modules are their own: what they require is
+/// of other releases than a cluster's.
+pub const ON_DEMAND: [Program; 2] = [
+    Program {
+        name: "vault",
+        module: "vault",
+        package: ".",
+        link_flags: "",
+        aliases: &[],
+    },
+    Program {
+        name: "cert-manager",
+        module: "cert-manager",
+        package: "github.com/cert-manager/cert-manager/cmd/controller",
+        link_flags: "-X github.com/cert-manager/cert-manager/pkg/util.AppVersion=v1.11.5",
+        aliases: &[],
+    },
+];
