@@ -58,8 +58,11 @@ enum Verb {
     Drill {
         /// Only drills whose names contain one of these.
         filters: Vec<String>,
-        /// Also those that take many minutes, and the others for longer.
+        /// Only those that every change has to pass.
         #[arg(long)]
+        quick: bool,
+        /// For as long as they take: a hundred kills, outages of ten minutes.
+        #[arg(long, conflicts_with = "quick")]
         all: bool,
         /// Build the control plane with a fault in it: the drills that know it must then fail.
         #[arg(long, value_name = "FAULT")]
@@ -133,12 +136,17 @@ fn run(arguments: Arguments) -> Result<()> {
         }
         Verb::Drill {
             filters,
+            quick,
             all,
             sabotage,
             list: false,
         } => drill::run(&drill::Options {
             filters,
-            long: all,
+            set: match (quick, all) {
+                (true, _) => drill::Set::Quick,
+                (_, true) => drill::Set::Long,
+                _ => drill::Set::Whole,
+            },
             sabotage,
         }),
         Verb::Programs { names } => build_programs(&names, &checkout, &progress),

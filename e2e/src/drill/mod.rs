@@ -59,31 +59,31 @@ macro_rules! drills {
 /// mesh if it does not itself.
 pub const DRILLS: &[Drill] = drills! {
     controllers::killed_controllers, Quick, 500, "SIGKILL of the busiest controller";
-    controllers::frozen_controller, Quick, 100, "SIGSTOP of a controller for a minute";
-    controllers::partitioned_controller, Quick, 100, "a controller's packets are dropped";
+    controllers::frozen_controller, Whole, 100, "SIGSTOP of a controller for a minute";
+    controllers::partitioned_controller, Whole, 100, "a controller's packets are dropped";
     rollout::rolling_restart, Quick, 200, "rolling restart of a component";
-    rollout::drained_node, Quick, 200, "the control plane is evicted from its node";
+    rollout::drained_node, Whole, 200, "the control plane is evicted from its node";
     scaling::scaled_up, Quick, 200, "2 controllers become 4";
-    scaling::scaled_down, Quick, 200, "4 controllers become 1";
-    scaling::reconnect_storm, Quick, 100, "all sidecars come to one controller at once";
-    scaling::connections_of_bounded_age, Long, 200, "maxConnectionAge=10s";
+    scaling::scaled_down, Whole, 200, "4 controllers become 1";
+    scaling::reconnect_storm, Whole, 100, "all sidecars come to one controller at once";
+    scaling::connections_of_bounded_age, Whole, 200, "maxConnectionAge=10s";
     absence::headless, Quick, 200, "no control plane, then no pod of a backend";
-    sidecar::sidecar_restart_headless, Quick, 100, "no control plane, then no Envoy in a pod that keeps its configuration";
+    sidecar::sidecar_restart_headless, Whole, 100, "no control plane, then no Envoy in a pod that keeps its configuration";
     agreement::identical_configuration, Quick, 100, "a controller dies amid random changes";
     root::one_root, Quick, 50, "replicas at once, and killed, without a root";
     injection::repeated_admission, Quick, 50, "an injector dies amid repeated deliveries";
-    injection::injectors_added, Quick, 50, "pods come faster than one injector admits them";
-    injection::orphaned_secrets, Long, 50, "a pod is admitted and never comes";
-    rotation::root_rotation, Long, 100, "the root certificate is exchanged, and back";
-    certificates::renewed_bootstraps, Long, 100, "sidecars' own certificates are renewed, and the renewer dies";
+    injection::injectors_added, Whole, 50, "pods come faster than one injector admits them";
+    injection::orphaned_secrets, Whole, 50, "a pod is admitted and never comes";
+    rotation::root_rotation, Whole, 100, "the root certificate is exchanged, and back";
+    certificates::renewed_bootstraps, Whole, 100, "sidecars' own certificates are renewed, and the renewer dies";
     certificates::renewed_certificates, Quick, 200, "all service certificates are renewed";
-    clock::jumped_clocks, Quick, 100, "clocks of the control plane jump by an hour";
-    api_server::silent_api_server, Quick, 100, "the API server stands still";
-    api_server::killed_api_server, Quick, 100, "the API server is gone";
-    scaling::autoscaled, Long, 50, "load on the control plane's CPU";
-    api_server::cold_start, Long, 50, "power cut of the whole cluster", Any;
-    provider::vault_outage, Long, 50, "Vault stands still, is gone, has another root" => Vault;
-    provider::cert_manager_outage, Long, 50, "cert-manager stands still, is gone, has another root" => CertManager;
+    clock::jumped_clocks, Whole, 100, "clocks of the control plane jump by an hour";
+    api_server::silent_api_server, Whole, 100, "the API server stands still";
+    api_server::killed_api_server, Whole, 100, "the API server is gone";
+    scaling::autoscaled, Whole, 50, "load on the control plane's CPU";
+    api_server::cold_start, Whole, 50, "power cut of the whole cluster", Any;
+    provider::vault_outage, Whole, 50, "Vault stands still, is gone, has another root" => Vault;
+    provider::cert_manager_outage, Whole, 50, "cert-manager stands still, is gone, has another root" => CertManager;
 };
 
 /// Runs drills.

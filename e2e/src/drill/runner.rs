@@ -27,12 +27,15 @@ use crate::progress::{Progress, seconds};
 /// The longest any drill may take.
 const LIMIT: Duration = Duration::from_secs(2400);
 
-/// When a drill runs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// Which drills run, and for how long: each set has the ones before in it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Set {
-    /// Always.
+    /// On every change: what everything else rests on, in a few minutes.
     Quick,
-    /// Only in the long set: it takes many minutes, or takes the cluster down.
+    /// Every promise, in an hour.
+    #[default]
+    Whole,
+    /// The same for as long as it takes: a hundred kills, fifty replicas, outages of ten minutes.
     Long,
 }
 
@@ -69,8 +72,8 @@ pub struct Drill {
 pub struct Options {
     /// Only drills whose name contains one of these; all of the set when empty.
     pub filters: Vec<String>,
-    /// The long set too, and the drills of the quick one for longer.
-    pub long: bool,
+    /// Which ones.
+    pub set: Set,
     /// A fault to build in; the drills that know it must fail.
     pub sabotage: Option<Sabotage>,
 }
@@ -79,7 +82,7 @@ impl Options {
     fn chosen(&self, drills: &[Drill]) -> Vec<Drill> {
         let is_chosen = |drill: &&Drill| match self.sabotage {
             Some(fault) => fault.drills().contains(&drill.name),
-            None if self.filters.is_empty() => self.long || drill.set == Set::Quick,
+            None if self.filters.is_empty() => drill.set <= self.set,
             None => self.filters.iter().any(|part| drill.name.contains(part.as_str())),
         };
         drills.iter().filter(is_chosen).copied().collect()
@@ -153,7 +156,7 @@ impl Stage {
         };
         for drill in drills {
             println!("\n{}: {}", drill.name, drill.fault);
-            let outcome = self.run_one(drill, options.long).await;
+            let outcome = self.run_one(drill, options.set == Set::Long).await;
             let verdict = if outcome.passed() { "passed" } else { "FAILED" };
             let took = seconds(Duration::from_secs_f64(outcome.took));
             println!("    {verdict}  {} ({took})", drill.name);
