@@ -87,6 +87,30 @@ impl TypeSet {
         }
     }
 
+    /// The names of the set that are not among `names`, if those are names of the set, each once, and lack at most `most`
+    /// of it. Cheapest for names in the set's own order.
+    pub fn all_but(&self, names: &[String], most: usize) -> Option<Vec<Arc<str>>> {
+        if names.len() > self.len || names.len() + most < self.len {
+            return None;
+        }
+        let mut left = names.iter().peekable();
+        let lacks = |name: &&TypeSetEntry| left.next_if(|next| next.as_str() == name.0.as_ref()).is_none();
+        let missing: Vec<_> = self.iter().filter(lacks).take(most + 1).collect();
+        if left.peek().is_none() && missing.len() + names.len() == self.len {
+            return Some(missing.into_iter().map(|(name, _)| name.clone()).collect());
+        }
+        let mut slots = names
+            .iter()
+            .map(|name| self.slot(name))
+            .collect::<Option<Vec<_>>>()?;
+        slots.sort_unstable();
+        if slots.windows(2).any(|pair| pair[0] == pair[1]) {
+            return None;
+        }
+        let missing = self.iter().filter(|(_, slot)| slots.binary_search(slot).is_err());
+        Some(missing.map(|(name, _)| name.clone()).collect())
+    }
+
     /// How many resources there are.
     pub fn len(&self) -> usize {
         self.len
@@ -152,7 +176,7 @@ impl<'a> Iterator for TypeSetIter<'a> {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
+    use std::collections::{BTreeMap, BTreeSet};
 
     use proptest::prelude::*;
 
@@ -176,6 +200,21 @@ mod tests {
                 prop_assert_eq!(&*set, &flat);
                 prop_assert!(set.depth() <= LAYERS);
                 prop_assert_eq!(set.iter().count(), set.len());
+                let unique = model.values().collect::<BTreeSet<_>>().len() == model.len();
+                let mut names: Vec<String> = model.keys().rev().map(u8::to_string).collect();
+                prop_assert!(!unique || set.all_but(&names, 0) == Some(Vec::new()));
+                names.sort();
+                prop_assert_eq!(set.all_but(&names, 0), Some(Vec::new()));
+                let Some(first) = names.first().cloned() else { continue };
+                names.remove(0);
+                prop_assert_eq!(set.all_but(&names, 0), None);
+                prop_assert_eq!(set.all_but(&names, 1), Some(vec![first.as_str().into()]));
+                names.reverse();
+                prop_assert!(!unique || set.all_but(&names, 1) == Some(vec![first.as_str().into()]));
+                names.push("other".into());
+                prop_assert_eq!(set.all_but(&names, 1), None);
+                let twice = vec![first.clone(), first];
+                prop_assert!(set.len() != 2 || set.all_but(&twice, 1).is_none());
                 for name in 0_u8..20 {
                     prop_assert_eq!(set.slot(&name.to_string()), model.get(&name).map(|slot| Slot(*slot)));
                 }

@@ -17,6 +17,9 @@ use crate::{
 /// The name that subscribes to everything (xDS protocol, "How the client specifies what resources to return").
 pub(super) const WILDCARD: &str = "*";
 
+/// A subscription that lacks no more names than these of what there is, is held as all but these.
+const FEW: usize = 4;
+
 /// One proxy's incremental stream.
 #[derive(Debug)]
 pub struct DeltaStream {
@@ -100,12 +103,23 @@ impl DeltaStream {
         let wildcard = kind.allows_wildcard() && (legacy || names.iter().any(|name| name == WILDCARD));
         ledger.subscription.set_wildcard(wildcard);
         let base = self.session.base(kind, snapshot);
-        for name in names.iter().filter(|name| !(wildcard && *name == WILDCARD)) {
-            let name = Ledger::intern(name, &base.set);
-            if !reported.contains_key(name.as_ref()) {
-                ledger.ask(name.clone());
+        let missing = base.set.all_but(names, FEW).filter(|_| !wildcard);
+        if let Some(missing) = missing {
+            // What sidecars do: they name nearly all there is.
+            ledger.subscribe_whole(&base.set, missing, reported.is_empty());
+            if !reported.is_empty() {
+                for name in names.iter().filter(|name| !reported.contains_key(*name)) {
+                    ledger.ask(Ledger::intern(name, &base.set));
+                }
             }
-            ledger.subscription.insert(name);
+        } else {
+            for name in names.iter().filter(|name| !(wildcard && *name == WILDCARD)) {
+                let name = Ledger::intern(name, &base.set);
+                if !reported.contains_key(name.as_ref()) {
+                    ledger.ask(name.clone());
+                }
+                ledger.subscription.insert(name);
+            }
         }
         if reported.is_empty() {
             ledger.owes_answer = wildcard;

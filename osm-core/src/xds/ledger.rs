@@ -141,6 +141,8 @@ pub(super) struct Ledger {
     base: Base,
     known: BTreeMap<Arc<str>, Held>,
     asked: BTreeSet<Arc<str>>,
+    /// Every name of this set that is subscribed to is asked for, too: so a new proxy begins, and thousands begin at once.
+    asked_all: Option<Arc<TypeSet>>,
     parked: BTreeMap<Arc<str>, Version>,
     /// Groups of resources that were rejected together, to be offered apart: one bad one must not hold up the others.
     suspects: Vec<Box<[Arc<str>]>>,
@@ -183,22 +185,32 @@ impl Ledger {
     /// holds, with the exceptions that are noted here.
     pub(super) fn start(&mut self, base: Base, reported: &BTreeMap<String, String>) {
         self.base = base;
-        if self.subscription.is_wildcard() {
-            for (name, _) in self.base.set.iter() {
-                if !reported.contains_key(name.as_ref()) {
-                    self.known.insert(name.clone(), Held::Nothing);
-                }
+        let Base { set, snapshot } = self.base.clone();
+        let wildcard = self.subscription.is_wildcard();
+        // Both are ordered by name.
+        let mut reported = reported.iter().peekable();
+        for (name, slot) in set.iter() {
+            while let Some((unknown, version)) = reported.next_if(|(other, _)| other.as_str() < name.as_ref())
+            {
+                self.note(unknown.as_str().into(), version, None);
+            }
+            match reported.next_if(|(other, _)| other.as_str() == name.as_ref()) {
+                Some((_, version)) => self.note(name.clone(), version, snapshot.resource(*slot)),
+                None if wildcard => drop(self.known.insert(name.clone(), Held::Nothing)),
+                None => {}
             }
         }
-        for (name, version) in reported {
-            let held = version.parse().map_or(Held::Unknown, Held::Version);
-            match (&held, self.base.entry(name)) {
-                (Held::Version(version), Entry::Resource(resource)) if resource.version() == *version => {}
-                _ if self.subscription.contains(name) => {
-                    self.known.insert(Self::intern(name, &self.base.set), held);
-                }
-                _ => {}
-            }
+        for (unknown, version) in reported {
+            self.note(unknown.as_str().into(), version, None);
+        }
+    }
+
+    /// Takes note of a version that the proxy reports to have, unless that is what the base holds.
+    fn note(&mut self, name: Arc<str>, version: &str, resource: Option<&Arc<Resource>>) {
+        let held = version.parse().map_or(Held::Unknown, Held::Version);
+        let same = matches!((&held, resource), (Held::Version(version), Some(resource)) if resource.version() == *version);
+        if !same && self.subscription.contains(&name) {
+            self.known.insert(name, held);
         }
     }
 
@@ -217,8 +229,27 @@ impl Ledger {
         self.asked.insert(name);
     }
 
+    /// Subscribes to the names of a set but for those `missing`, and notes that all must be answered if `ask`.
+    pub(super) fn subscribe_whole(&mut self, set: &Arc<TypeSet>, missing: Vec<Arc<str>>, ask: bool) {
+        self.subscription.name_all(set, missing);
+        self.asked_all = ask.then(|| set.clone());
+    }
+
+    /// Asks for what is asked for name by name, unless it is all of `set`.
+    fn ask_singly_unless(&mut self, set: Option<&Arc<TypeSet>>) {
+        if let Some(all) = &self.asked_all
+            && !set.is_some_and(|set| Arc::ptr_eq(all, set))
+        {
+            let names = all.iter().map(|(name, _)| name);
+            let names = names.filter(|name| self.subscription.contains(name));
+            self.asked.extend(names.cloned());
+            self.asked_all = None;
+        }
+    }
+
     /// Drops a name from the subscription and everything known about it.
     pub(super) fn unsubscribe(&mut self, name: &str) {
+        self.ask_singly_unless(None);
         self.subscription.remove(name);
         if !self.subscription.is_wildcard() {
             self.known.remove(name);
@@ -237,12 +268,16 @@ impl Ledger {
     ///
     /// Removals are left for later unless `removals`, though never the answer to a name that was asked for; so is what
     /// comes after `room` bytes of resources.
-    pub(super) fn diff(&self, target: &Base, removals: bool, room: usize) -> Diff {
+    pub(super) fn diff(&mut self, target: &Base, removals: bool, room: usize) -> Diff {
+        self.ask_singly_unless(Some(&target.set));
+        self.compare(target, removals, room)
+    }
+
+    fn compare(&self, target: &Base, removals: bool, room: usize) -> Diff {
         let mut diff = Diff::default();
         let mut bytes = 0;
         let group = self.suspects.last();
-        let mut decide = |name: &Arc<str>, held: Option<&Held>, asked: bool| {
-            let entry = target.entry(name);
+        let mut decide = |name: &Arc<str>, entry: Entry<'_>, held: Option<&Held>, asked: bool| {
             let before = self.base.entry(name);
             let allowed = asked || group.is_none_or(|group| group.contains(name));
             let keep = |diff: &mut Diff, held: Option<&Held>| {
@@ -290,28 +325,47 @@ impl Ledger {
                 Entry::Absent => {}
             }
         };
-        for name in self.base.changes(target) {
-            if self.subscription.contains(name)
-                && !self.known.contains_key(name)
-                && !self.asked.contains(name)
-            {
-                decide(name, None, false);
+        let all = self.asked_all.as_ref();
+        let is_asked =
+            |name: &str| self.asked.contains(name) || all.is_some_and(|all| all.slot(name).is_some());
+        // Whoever asks for all has been told nothing yet that could have changed.
+        let changes = if all.is_none() {
+            self.base.changes(target)
+        } else {
+            Vec::new()
+        };
+        for name in changes {
+            if self.subscription.contains(name) && !self.known.contains_key(name) && !is_asked(name) {
+                decide(name, target.entry(name), None, false);
             }
         }
         for (name, held) in &self.known {
-            if self.subscription.contains(name) && !self.asked.contains(name) {
-                decide(name, Some(held), false);
+            if self.subscription.contains(name) && !is_asked(name) {
+                decide(name, target.entry(name), Some(held), false);
             }
         }
+        // It is the target's set, or `diff` would have asked singly.
+        let entries = all
+            .into_iter()
+            .flat_map(|all| all.iter().map(move |entry| (all, entry)));
+        let subscribed = entries.filter(|(all, (name, _))| self.subscription.contains_of(all, name));
+        for (_, (name, slot)) in subscribed {
+            let resource = target.snapshot.resource(*slot);
+            let entry = resource.map_or(Entry::Pending, Entry::Resource);
+            decide(name, entry, self.known.get(name), true);
+        }
         for name in &self.asked {
-            decide(name, self.known.get(name), true);
+            if !all.is_some_and(|all| all.slot(name).is_some()) {
+                decide(name, target.entry(name), self.known.get(name), true);
+            }
         }
         diff
     }
 
     /// Whether there is nothing to compare.
     pub(super) fn is_at(&self, target: &Base) -> bool {
-        self.base.is(target) && self.known.is_empty() && self.asked.is_empty() && self.suspects.is_empty()
+        let asked = !self.asked.is_empty() || self.asked_all.is_some();
+        self.base.is(target) && self.known.is_empty() && !asked && self.suspects.is_empty()
     }
 
     /// Takes note of a comparison whose response, if there is one, goes out with this number.
@@ -319,6 +373,7 @@ impl Ledger {
         let was = std::mem::replace(&mut self.base, target);
         self.known = std::mem::take(&mut diff.known);
         self.asked = std::mem::take(&mut diff.asked);
+        self.asked_all = None;
         let Some(nonce) = nonce else { return };
         self.suspects.pop();
         for resource in &diff.resources {

@@ -30,6 +30,15 @@ impl Subscription {
         self.wildcard || self.names(name)
     }
 
+    /// The same for a name that is known to be of `set`; cheap if that is what the subscription points to.
+    pub(super) fn contains_of(&self, set: &Arc<TypeSet>, name: &str) -> bool {
+        if Arc::ptr_eq(set, &self.shared) {
+            self.wildcard || !self.dropped.contains(name)
+        } else {
+            self.contains(name)
+        }
+    }
+
     /// Whether `name` itself was subscribed to.
     pub(super) fn names(&self, name: &str) -> bool {
         self.added.contains(name) || (self.shared.slot(name).is_some() && !self.dropped.contains(name))
@@ -56,6 +65,13 @@ impl Subscription {
         }
     }
 
+    /// Subscribes to the names of `set` but for those `dropped`, and to no others.
+    pub(super) fn name_all(&mut self, set: &Arc<TypeSet>, dropped: Vec<Arc<str>>) {
+        self.shared = set.clone();
+        self.added = BTreeSet::new();
+        self.dropped = dropped.into_iter().collect();
+    }
+
     pub(super) fn remove(&mut self, name: &str) {
         if !self.added.remove(name)
             && let Some((name, _)) = self.shared.get(name)
@@ -70,9 +86,7 @@ impl Subscription {
             return;
         }
         if self.iter().all(|name| set.slot(name).is_some()) {
-            self.shared = set.clone();
-            self.added = BTreeSet::new();
-            self.dropped = BTreeSet::new();
+            self.name_all(set, Vec::new());
         }
     }
 

@@ -1,6 +1,7 @@
 //! The incremental variant, as scripts.
 
 mod rejection;
+mod whole;
 
 use std::sync::Arc;
 
