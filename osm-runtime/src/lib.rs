@@ -16,6 +16,7 @@ pub mod backoff;
 pub mod client;
 pub mod component;
 mod crew;
+mod drive;
 pub mod event;
 pub mod health;
 pub mod issuer;

@@ -7,14 +7,12 @@
 //! [`Limits::leave_over`], at a random moment, so that its peers do not arrive elsewhere all at once.
 
 use std::{
-    future::{Future, poll_fn},
+    future::poll_fn,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
-    pin::Pin,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
-    task::{Context, Poll},
     time::Duration,
 };
 
@@ -50,6 +48,7 @@ pub use crate::crew::Tasks;
 use crate::{
     backoff::jittered,
     crew::Crew,
+    drive::Driven,
     metrics::Metrics,
     tls::{self, ClientRoots, H2},
 };
@@ -445,28 +444,27 @@ impl Connection {
                 .keep_alive_interval(limits.ping)
                 .keep_alive_timeout(limits.ping.unwrap_or(limits.dead))
                 .serve_connection(io, service);
-            self.drive(Box::pin(connection), crew, &peer, &spoke).await;
+            self.drive(connection, crew, &peer, &spoke).await;
         } else {
             let connection = http1::Builder::new()
                 .timer(TokioTimer::new())
                 .header_read_timeout(limits.head)
                 .max_buf_size(limits.head_bytes.max(8_192) as usize)
                 .serve_connection(io, service);
-            self.drive(Box::pin(connection), crew, &peer, &spoke).await;
+            self.drive(connection, crew, &peer, &spoke).await;
         }
     }
 
     /// Runs a connection until it ends, is asked to go and goes, or has to be cut; and then what served its streams, which
     /// sees that it is over.
-    async fn drive<C>(&self, connection: Pin<Box<C>>, crew: Crew, peer: &Peer, spoke: &AtomicBool)
+    async fn drive<C>(&self, connection: C, crew: Crew, peer: &Peer, spoke: &AtomicBool)
     where
         C: GracefulConnection,
         C::Error: std::fmt::Display,
     {
-        let mut driven = Driven { connection, crew };
+        let mut driven = Driven::new(connection, crew);
         self.until_over(&mut driven, peer, spoke).await;
-        let Driven { connection, mut crew } = driven;
-        drop(connection);
+        let mut crew = driven.cut();
         let rest = poll_fn(|context| crew.poll(context));
         if timeout(self.settings.limits.grace, rest).await.is_err() {
             self.settings.refuse("grace");
@@ -497,6 +495,7 @@ impl Connection {
             sleep(wave).await;
         };
         tokio::select! {
+            biased;
             ended = &mut *driven => return self.ended(ended),
             () = silence => return self.settings.refuse("silent"),
             () = self.unproven(peer) => self.settings.refuse("unproven"),
@@ -504,7 +503,7 @@ impl Connection {
             () = drain => {}
         }
         peer.leaving.cancel();
-        driven.connection.as_mut().graceful_shutdown();
+        driven.let_go();
         match timeout(limits.grace, driven).await {
             Ok(ended) => self.ended(ended),
             Err(_) => self.settings.refuse("grace"),
@@ -535,28 +534,6 @@ impl Connection {
         if let Err(error) = result {
             tracing::debug!(server = self.settings.name, peer = %self.address, %error, "connection ended");
         }
-    }
-}
-
-/// A connection and what runs within its task.
-struct Driven<C> {
-    connection: Pin<Box<C>>,
-    crew: Crew,
-}
-
-impl<C: GracefulConnection> Future for Driven<C> {
-    type Output = Result<(), C::Error>;
-
-    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
-        let this = self.get_mut();
-        // Those that something outside has woken come first: what they have to say goes out at once. Then come those the
-        // connection brought something for. If they answer, the connection wakes this task itself.
-        let _ = this.crew.poll(context);
-        let ended = this.connection.as_mut().poll(context);
-        if ended.is_pending() {
-            let _ = this.crew.poll(context);
-        }
-        ended
     }
 }
 
