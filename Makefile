@@ -84,6 +84,10 @@ cluster-up: ## Start the local Kubernetes (state under .local/).
 cluster-down: ## Stop it and leave nothing behind.
 	$(E2E) cluster down
 
+.PHONY: cluster-test
+cluster-test: ## Kill cluster-up and cluster-down amid their work, and see that the next one does its own.
+	$(E2E) cluster interruptions
+
 .PHONY: images
 images: ## Build the images and load them into the local Kubernetes.
 	$(E2E) images
