@@ -72,17 +72,23 @@ pub fn kill_pods() -> Result<()> {
     Ok(())
 }
 
-/// Starts them again, the last that was cut first: what everything else needs is named last.
-pub fn restore(checkout: &Checkout, cuts: Vec<Cut>) -> Result<()> {
+/// Starts again those that do not run, the last that was cut first: what everything else needs is named last.
+///
+/// To be called again until all is well, as a node's init system would: some end when they come up before the API server.
+pub fn restore(checkout: &Checkout, cuts: &[Cut]) -> Result<()> {
     let record = Record::load().context("the record of the local cluster is gone")?;
     let mounts = record.running("mounts").map(|process| process.pid);
+    let ended: Vec<&Cut> = cuts
+        .iter()
+        .filter(|cut| record.running(&cut.name).is_none())
+        .collect();
     let supervisor = Supervisor::new(record, checkout.cluster_dir().join("log"))?;
-    for cut in cuts.into_iter().rev() {
+    for cut in ended.into_iter().rev() {
         let is_mounted = MOUNTED.contains(&cut.name.as_str());
         supervisor.start(&Daemon {
             name: &cut.name,
-            program: cut.program,
-            arguments: cut.arguments,
+            program: cut.program.clone(),
+            arguments: cut.arguments.clone(),
             network: Some(network::namespace_file()),
             mounts: mounts.filter(|_| is_mounted),
         })?;

@@ -34,7 +34,7 @@ pub(super) async fn killed_api_server(scene: &Scene) -> Result<()> {
     let cut = power::cut(&["kube-apiserver"])?;
     scene.fault();
     let unready = unready_during(scene, outage, sidecars).await;
-    power::restore(&scene.checkout, cut)?;
+    power::restore(&scene.checkout, &cut)?;
     afterwards(scene, &before, unready?).await
 }
 
@@ -127,26 +127,25 @@ pub(super) async fn cold_start(scene: &Scene) -> Result<()> {
         "kube-apiserver",
         "etcd",
     ];
+    let sidecars = scene.proxies().await?.len();
     let cut = power::cut(&programs)?;
     power::kill_pods()?;
     scene.fault();
     tokio::time::sleep(Duration::from_secs(5)).await;
     let back = Instant::now();
-    power::restore(&scene.checkout, cut)?;
     let at_most = Duration::from_secs(300);
-    eventually("the API server", at_most, async || {
-        scene
-            .mesh
-            .kubernetes
-            .get("v1/Namespace", None, SHOP)
-            .await
-            .map(drop)
+    // What the API server says of pods is from before at first: that a controller answers is not.
+    eventually("a controller for every sidecar", at_most, async || {
+        power::restore(&scene.checkout, &cut)?;
+        let served = scene.attendance.now().len();
+        ensure!(served == sidecars, "{served} of {sidecars} are served");
+        Ok(())
     })
     .await?;
+    scene.time("until every sidecar was served", back.elapsed(), at_most);
     for component in COMPONENTS {
         scene.mesh.component_ready(component, REPLICAS, at_most).await?;
     }
-    scene.time("until the control plane was ready", back.elapsed(), at_most);
     eventually("the sidecars", at_most, async || {
         for pod in scene.mesh.kubernetes.pods(SHOP, "osm-proxy-uuid").await? {
             let name = pod.metadata.name.clone().unwrap_or_default();

@@ -355,7 +355,7 @@ impl Ledger {
             decide(name, entry, self.known.get(name), true);
         }
         for name in &self.asked {
-            if !all.is_some_and(|all| all.slot(name).is_some()) {
+            if all.is_none_or(|all| all.slot(name).is_none()) {
                 decide(name, target.entry(name), self.known.get(name), true);
             }
         }

@@ -182,8 +182,8 @@ pub(crate) fn judge(phases: &[Phase]) -> Vec<Verdict> {
     let endpoints = find("large, SMI: one endpoint");
     let (few, many) = (endpoints.first().copied(), endpoints.get(1).copied());
     judge(
-        "an endpoint, CPU: 10,000 proxies connected against 1,000",
-        ratio(many.map(|phase| phase.cpu), few.map(|phase| phase.cpu)),
+        "an endpoint, CPU beyond idling: 10,000 proxies connected against 1,000",
+        ratio(many.map(Phase::work), few.map(Phase::work)),
         2.0,
     );
     judge(
@@ -245,9 +245,9 @@ pub(crate) fn judge(phases: &[Phase]) -> Vec<Verdict> {
         0.05,
     );
     judge(
-        "unrelated writes: CPU of the server against that of the API server and etcd",
-        unrelated.map(|phase| phase.cpu / phase.api_cpu.max(1e-6)),
-        0.25,
+        "unrelated writes: CPU of the server beyond idling, against that of the API server and etcd",
+        unrelated.map(|phase| phase.work() / phase.api_cpu.max(1e-6)),
+        0.05,
     );
     judge(
         "a tenth does not read: last answer of the others, against all reading",

@@ -21,7 +21,7 @@ use osm_runtime::{
     issuer::{Authority, KeyKind, LeafRequest},
     tls,
 };
-use rustls::{ClientConfig, RootCertStore, client::Resumption};
+use rustls::{CipherSuite, ClientConfig, RootCertStore, client::Resumption, crypto::CryptoProvider};
 use rustls_pki_types::{CertificateDer, ServerName};
 use tokio::sync::watch;
 
@@ -127,6 +127,15 @@ impl Drop for Fleet {
     }
 }
 
+/// What Envoy's TLS offers where processors have AES: 128 bits first. The server takes the client's first choice.
+fn offers() -> CryptoProvider {
+    let mut provider = CryptoProvider::clone(&tls::provider());
+    provider
+        .cipher_suites
+        .sort_by_key(|suite| suite.suite() != CipherSuite::TLS13_AES_128_GCM_SHA256);
+    provider
+}
+
 fn client_config(
     identity: &ProxyIdentity,
     authority: &Authority,
@@ -145,7 +154,7 @@ fn client_config(
         .cloned()
         .map(CertificateDer::from)
         .collect();
-    let mut config = ClientConfig::builder_with_provider(tls::provider())
+    let mut config = ClientConfig::builder_with_provider(offers().into())
         .with_safe_default_protocol_versions()?
         .with_root_certificates(roots)
         .with_client_auth_cert(chain, leaf.key_der())?;

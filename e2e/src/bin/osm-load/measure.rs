@@ -82,6 +82,7 @@ impl Measure<'_> {
             rejections: count.rejections,
             cpu: each(usage.cpu - before.usage.cpu),
             load: (usage.cpu - before.usage.cpu) / seconds,
+            idle: self.idle_load(),
             resident: usage.resident,
             peak: usage.peak,
             generator_cpu: each(generator.cpu - before.generator.cpu),
@@ -106,6 +107,15 @@ impl Measure<'_> {
             phase.note,
         );
         self.phases.push(phase);
+    }
+
+    /// What the server did each second when last nothing was asked of it; 0 if that was not measured since all connected.
+    fn idle_load(&self) -> f64 {
+        let newest_first = self.phases.iter().rev();
+        newest_first
+            .take_while(|phase| phase.connects == 0)
+            .find(|phase| phase.name.ends_with(": idle"))
+            .map_or(0.0, |phase| phase.load)
     }
 
     /// Waits until nothing has moved for [`QUIET`], and at least as long after `moment`.

@@ -80,6 +80,8 @@ pub(crate) struct Phase {
     pub(crate) cpu: f64,
     /// CPU seconds of the server for each second of the phase.
     pub(crate) load: f64,
+    /// The same while nothing was asked of it, as measured last: what the pings of all connections cost.
+    pub(crate) idle: f64,
     /// Resident memory of the server at the end, MB.
     pub(crate) resident: f64,
     /// Its peak within the phase, MB.
@@ -90,6 +92,13 @@ pub(crate) struct Phase {
     pub(crate) api_cpu: f64,
     /// What else there is to say.
     pub(crate) note: String,
+}
+
+impl Phase {
+    /// CPU seconds of the server for one repetition beyond what it would have used anyway.
+    pub(crate) fn work(&self) -> f64 {
+        (self.cpu - self.idle * self.seconds / self.repetitions.max(1) as f64).max(0.0)
+    }
 }
 
 /// What was sent.
@@ -137,6 +146,20 @@ impl Sent {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn work_is_what_idling_is_not() {
+        let phase = Phase {
+            repetitions: 10,
+            seconds: 5.0,
+            cpu: 0.2,
+            idle: 0.1,
+            ..Phase::default()
+        };
+        assert!((phase.work() - 0.15).abs() < 1e-9);
+        let idle = Phase { cpu: 0.04, ..phase };
+        assert_eq!(idle.work(), 0.0);
+    }
 
     #[test]
     fn latencies_are_of_proxies_and_the_last_is_of_repetitions() {

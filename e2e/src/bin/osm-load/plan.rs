@@ -3,6 +3,7 @@
 //! Owns the steps. Each is a few writes and what is to be expected of them; measuring is [`Measure`]'s.
 
 use std::{
+    collections::BTreeSet,
     ops::Range,
     str::FromStr,
     time::{Duration, Instant},
@@ -233,6 +234,19 @@ impl Measure<'_> {
         streams.min(self.interested().end) - size.pods(HUB).len()
     }
 
+    /// How many connected proxies may call a backend of a split between the hub and another service: they have its routes.
+    fn callers_of_a_split(&self, other: usize) -> usize {
+        if self.permissive {
+            return self.callers_of_the_hub();
+        }
+        let size = self.world.size;
+        let callers: BTreeSet<usize> = [HUB, other]
+            .into_iter()
+            .flat_map(|backend| size.callers_of(backend))
+            .collect();
+        callers.into_iter().map(|caller| size.pods(caller).len()).sum()
+    }
+
     /// A tenth of the hub's callers.
     fn tenth(&self) -> Range<usize> {
         let first = self.world.size.pods(HUB).end;
@@ -288,7 +302,7 @@ impl Measure<'_> {
         self.settle(moment, 0).await?;
         let path = format!("{}/hub", object.collection);
         let weights = |weight| Write::merge(path.clone(), &split(other, weight).body);
-        let concerned = self.callers_of_the_hub();
+        let concerned = self.callers_of_a_split(other);
         self.change(
             "one TrafficSplit",
             times * 2,
@@ -357,8 +371,8 @@ impl Measure<'_> {
         phase.proxies = self.fleet.tally().answered_since(before.moment).len();
         phase.expected = Some(0);
         phase.note = format!(
-            "{achieved:.0} writes/s of {rate}; {:.0} µs of CPU each",
-            phase.cpu * 1e6 / written.max(1) as f64
+            "{achieved:.0} writes/s of {rate}; {:.0} µs of CPU each beyond idling",
+            phase.work() * 1e6 / written.max(1) as f64
         );
         self.keep(phase);
         Ok(())
