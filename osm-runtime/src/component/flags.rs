@@ -95,6 +95,7 @@ impl Flags {
             configured,
             labels: self.labels(),
             authorities: self.provider.authorities(),
+            owner: self.provider.owner(),
         })
     }
 }

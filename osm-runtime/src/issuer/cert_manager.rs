@@ -1,13 +1,14 @@
 //! cert-manager: certificates by CertificateRequest objects.
 //!
 //! Owns one request's life: made with a generated name, waited for, deleted whatever came of it. Invariants: the
-//! private key never leaves the process; a request is deleted also when waiting for it failed or was given up; the
-//! root is what the issuer reports in `status.ca`, and a different one later is never taken over silently.
+//! private key never leaves the process; a request is deleted also when waiting for it failed or was given up, and when
+//! the pod that waited is gone (Kubernetes' garbage collector does that); the root is what the issuer reports in `status.ca`, and a different one later is never taken over silently.
 
 use std::{fmt, time::Duration};
 
 use base64::{Engine, engine::general_purpose::STANDARD};
 use jiff::Timestamp;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use kube::{
     Api, Client,
     api::{ApiResource, DeleteParams, DynamicObject, PostParams},
@@ -47,6 +48,8 @@ pub struct CertManagerOptions {
     pub kind: String,
     /// Its API group, `cert-manager.io` unless it is another's.
     pub group: String,
+    /// The pod that asks, with which its requests go; `None` outside a pod.
+    pub owner: Option<OwnerReference>,
 }
 
 /// An issuer of cert-manager.
@@ -184,7 +187,11 @@ impl CertManager {
 
     fn object(&self, request: &LeafRequest, csr: &str) -> DynamicObject {
         let CertManagerOptions {
-            issuer, kind, group, ..
+            issuer,
+            kind,
+            group,
+            owner,
+            ..
         } = &self.options;
         let extended: &[&str] = match request.profile.usage {
             Usage::Client => &["client auth"],
@@ -204,6 +211,7 @@ impl CertManager {
         }}));
         object.metadata.name = None;
         object.metadata.generate_name = Some("osm-".into());
+        object.metadata.owner_references = owner.clone().map(|owner| vec![owner]);
         object
     }
 

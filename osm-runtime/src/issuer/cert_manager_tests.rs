@@ -81,6 +81,10 @@ impl Fake {
             Method::POST => {
                 let body = body.collect().await.unwrap().to_bytes();
                 let mut object: Value = serde_json::from_slice(&body).unwrap();
+                assert_eq!(
+                    object["metadata"]["ownerReferences"][0]["name"],
+                    "osm-controller-1"
+                );
                 let mut objects = self.objects.lock();
                 object["metadata"]["name"] = format!("osm-{}", objects.len()).into();
                 objects.push(object.clone());
@@ -139,6 +143,11 @@ async fn open() -> (Arc<Fake>, CertManager) {
         issuer: "osm-ca".into(),
         kind: "Issuer".into(),
         group: "cert-manager.io".into(),
+        owner: Some(OwnerReference {
+            kind: "Pod".into(),
+            name: "osm-controller-1".into(),
+            ..OwnerReference::default()
+        }),
     };
     let opened = CertManager::open(Client::new(service, "osm-system"), options)
         .await

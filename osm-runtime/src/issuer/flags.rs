@@ -6,6 +6,7 @@
 use std::{collections::BTreeMap, fmt, path::PathBuf};
 
 use clap::{Args, ValueEnum};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use osm_core::api::names;
 use zeroize::Zeroizing;
 
@@ -64,6 +65,12 @@ pub struct ProviderFlags {
     /// cert-manager: the issuer's API group.
     #[arg(long, default_value = "cert-manager.io")]
     pub cert_manager_issuer_group: String,
+    /// The pod this runs in.
+    #[arg(long, env = "POD_NAME", default_value = "", hide = true)]
+    pub pod_name: String,
+    /// Its uid.
+    #[arg(long, env = "POD_UID", default_value = "", hide = true)]
+    pub pod_uid: String,
 }
 
 impl fmt::Debug for ProviderFlags {
@@ -120,6 +127,7 @@ impl ProviderFlags {
                     issuer: self.cert_manager_issuer_name.clone(),
                     kind: self.cert_manager_issuer_kind.clone(),
                     group: self.cert_manager_issuer_group.clone(),
+                    owner: self.owner(),
                 };
                 Provider::CertManager {
                     options,
@@ -133,6 +141,17 @@ impl ProviderFlags {
     pub fn authorities(&self) -> Option<PathBuf> {
         let file = self.vault_ca_file.clone();
         file.filter(|file| !file.as_os_str().is_empty())
+    }
+
+    /// The pod this runs in, if it runs in one: what is left of its work when it is gone goes with it.
+    pub fn owner(&self) -> Option<OwnerReference> {
+        (!self.pod_name.is_empty() && !self.pod_uid.is_empty()).then(|| OwnerReference {
+            api_version: "v1".into(),
+            kind: "Pod".into(),
+            name: self.pod_name.clone(),
+            uid: self.pod_uid.clone(),
+            ..OwnerReference::default()
+        })
     }
 
     fn vault(&self, namespace: &str) -> Result<VaultOptions, FlagError> {
@@ -214,6 +233,8 @@ mod tests {
         let flags = [
             "--certificate-manager=cert-manager",
             "--cert-manager-issuer-kind=ClusterIssuer",
+            "--pod-name=osm-injector-1",
+            "--pod-uid=u",
         ];
         let Ok(Provider::CertManager { options, .. }) = provider(&flags) else {
             panic!("not cert-manager")
@@ -221,6 +242,11 @@ mod tests {
         assert_eq!(
             (options.issuer.as_str(), options.kind.as_str()),
             ("osm-ca", "ClusterIssuer")
+        );
+        let owner = options.owner.unwrap();
+        assert_eq!(
+            (owner.kind.as_str(), owner.name.as_str(), owner.uid.as_str()),
+            ("Pod", "osm-injector-1", "u")
         );
     }
 

@@ -29,6 +29,7 @@ use std::{
 };
 
 use arc_swap::ArcSwap;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use osm_core::certificate::{
     RootError, TrustBundle,
     rotation::{SecretKey, Source},
@@ -177,7 +178,7 @@ impl Provider {
     }
 
     /// The provider of a source that an object names. Secrets are those of `namespace`; `labels` are put on one that
-    /// is made here; `authorities` is [`VaultOptions::authorities`].
+    /// is made here; `authorities` is [`VaultOptions::authorities`], `owner` [`CertManagerOptions::owner`].
     ///
     /// # Errors
     /// [`IssueError::Provider`] when no address can be made of it.
@@ -186,6 +187,7 @@ impl Provider {
         namespace: &str,
         labels: &BTreeMap<String, String>,
         authorities: Option<&Path>,
+        owner: Option<&OwnerReference>,
     ) -> Result<Self, IssueError> {
         let namespace = namespace.to_owned();
         Ok(match source.clone() {
@@ -222,6 +224,7 @@ impl Provider {
                     issuer,
                     kind,
                     group,
+                    owner: owner.cloned(),
                 },
                 memory: None,
             },

@@ -10,6 +10,7 @@ mod status;
 
 use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use kube::Client;
 use osm_core::{
     api::names,
@@ -42,6 +43,8 @@ pub struct Setting {
     pub labels: BTreeMap<String, String>,
     /// A PEM file of the CAs that may have signed the certificate of a Vault that objects name.
     pub authorities: Option<PathBuf>,
+    /// The pod this runs in, if it runs in one.
+    pub owner: Option<OwnerReference>,
 }
 
 /// Why no arrangement can be taken on.
@@ -209,6 +212,7 @@ impl Setting {
                 &self.home.namespace,
                 &self.labels,
                 self.authorities.as_deref(),
+                self.owner.as_ref(),
             );
         }
         // What is remembered is the root the mesh began with. An object of an operator's speaks of a rotation: when the
@@ -360,6 +364,7 @@ mod tests {
                 issuer: "mesh".into(),
                 kind: "Issuer".into(),
                 group: "cert-manager.io".into(),
+                owner: None,
             },
             memory: Some(RootSecret {
                 namespace: namespace.clone(),
@@ -376,6 +381,7 @@ mod tests {
             configured,
             labels: BTreeMap::new(),
             authorities: None,
+            owner: None,
         };
         let remembered = |object: Option<&str>, source: &Source| {
             let member = rotation::Member {

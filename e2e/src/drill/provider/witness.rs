@@ -176,7 +176,9 @@ pub(super) async fn refusal(scene: &Scene) -> Result<Option<String>> {
                 words.contains("webhook"),
                 "something else refused the pod: {words}"
             );
-            Ok(Some(words))
+            // The same follows twice more, in the API's own terms.
+            let first = words.split(" (Status").next().unwrap_or_default();
+            Ok(Some(first.to_owned()))
         }
     }
 }
