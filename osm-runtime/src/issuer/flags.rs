@@ -67,10 +67,10 @@ pub struct ProviderFlags {
     pub cert_manager_issuer_group: String,
     /// The pod this runs in.
     #[arg(long, env = "POD_NAME", default_value = "", hide = true)]
-    pub pod_name: String,
+    pub owner_pod: String,
     /// Its uid.
     #[arg(long, env = "POD_UID", default_value = "", hide = true)]
-    pub pod_uid: String,
+    pub owner_uid: String,
 }
 
 impl fmt::Debug for ProviderFlags {
@@ -145,11 +145,11 @@ impl ProviderFlags {
 
     /// The pod this runs in, if it runs in one: what is left of its work when it is gone goes with it.
     pub fn owner(&self) -> Option<OwnerReference> {
-        (!self.pod_name.is_empty() && !self.pod_uid.is_empty()).then(|| OwnerReference {
+        (!self.owner_pod.is_empty() && !self.owner_uid.is_empty()).then(|| OwnerReference {
             api_version: "v1".into(),
             kind: "Pod".into(),
-            name: self.pod_name.clone(),
-            uid: self.pod_uid.clone(),
+            name: self.owner_pod.clone(),
+            uid: self.owner_uid.clone(),
             ..OwnerReference::default()
         })
     }
@@ -233,8 +233,8 @@ mod tests {
         let flags = [
             "--certificate-manager=cert-manager",
             "--cert-manager-issuer-kind=ClusterIssuer",
-            "--pod-name=osm-injector-1",
-            "--pod-uid=u",
+            "--owner-pod=osm-injector-1",
+            "--owner-uid=u",
         ];
         let Ok(Provider::CertManager { options, .. }) = provider(&flags) else {
             panic!("not cert-manager")
