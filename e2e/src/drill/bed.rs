@@ -5,6 +5,8 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
+use k8s_openapi::api::core::v1::Pod;
+use kube::ResourceExt as _;
 use serde_json::{Value, json};
 
 use super::traffic::{self, BOOKS, Loss};
@@ -27,6 +29,8 @@ pub const CLIENT: &str = "client";
 pub const LATE: &str = "late";
 /// Calls `web` all the time.
 const SENDER: &str = "sender";
+/// The label of pods that come for one drill.
+const GUEST: &str = "guest";
 /// What it calls.
 pub const URL: &str = "http://web.d-shop/";
 
@@ -37,7 +41,7 @@ pub struct Stream {
     pub begun: Instant,
 }
 
-/// Makes what is missing of the shop, and makes anew what is broken.
+/// Makes what is missing of the shop, makes anew what is broken, and removes guests.
 pub async fn make_whole(mesh: &Mesh) -> Result<()> {
     let kubernetes = &mesh.kubernetes;
     mesh.meshed_namespace(SHOP).await?;
@@ -47,11 +51,15 @@ pub async fn make_whole(mesh: &Mesh) -> Result<()> {
     })
     .await?;
     let pods = kubernetes.pods(SHOP, "").await?;
-    let broken = pods
+    let is_guest = |pod: &Pod| pod.labels().contains_key(GUEST);
+    if pods.iter().any(is_guest) {
+        mesh.configure(sidecar_needs()).await?;
+    }
+    let unwanted = pods
         .iter()
-        .filter(|pod| !is_ready(pod))
+        .filter(|pod| !is_ready(pod) || is_guest(pod))
         .filter_map(|pod| pod.metadata.name.clone());
-    for pod in broken {
+    for pod in unwanted {
         remove(mesh, &pod).await?;
     }
     let clients = [CLIENT, LATE].map(client);
@@ -63,6 +71,21 @@ pub async fn make_whole(mesh: &Mesh) -> Result<()> {
     }
     for pod in BACKENDS.iter().chain(&[CLIENT, LATE]) {
         kubernetes.ready(SHOP, pod, POD_READY).await?;
+    }
+    Ok(())
+}
+
+/// Brings further sidecars in, until the shop is made whole. They ask for less, so that all find room on the node.
+pub async fn invite(mesh: &Mesh, count: usize) -> Result<()> {
+    let less = json!({ "sidecar": { "resources": { "requests": { "cpu": "10m" } } } });
+    mesh.configure(less).await?;
+    let names: Vec<String> = (0..count).map(|number| format!("guest-{number}")).collect();
+    for name in &names {
+        let guest = Workload::client(name).account(CLIENT).labelled(GUEST, "yes");
+        start(mesh, &guest).await?;
+    }
+    for name in &names {
+        mesh.kubernetes.ready(SHOP, name, POD_READY).await?;
     }
     Ok(())
 }

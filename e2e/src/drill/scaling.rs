@@ -8,6 +8,7 @@ use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
 use super::attendance::Sighting;
+use super::bed;
 use super::scene::{REPLICAS, SOON, Scene};
 use crate::harness::mesh::NAMESPACE;
 use crate::harness::{Workload, eventually};
@@ -80,11 +81,16 @@ pub(super) async fn connections_of_bounded_age(scene: &Scene) -> Result<()> {
     scene.upgrade(&[]).await
 }
 
+/// How many sidecars come beside the shop's. They come back within some four seconds by themselves, each after a random
+/// wait of its own: only of many do more come within one of these than are let in.
+const GUESTS: usize = 12;
+
 /// All sidecars come at once to a replica that lets in two a second: it does, and nobody starves.
 pub(super) async fn reconnect_storm(scene: &Scene) -> Result<()> {
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     scene.upgrade(&["osmController.newStreamsPerSecond=1"]).await?;
     scene.scale("osm-controller", 1).await?;
+    bed::invite(&scene.mesh, GUESTS).await?;
     scene.all_served(SOON).await?;
     let (victim, proxies) = super::controllers::busiest(scene)?;
     let at = Instant::now();
@@ -102,7 +108,7 @@ pub(super) async fn reconnect_storm(scene: &Scene) -> Result<()> {
         .map(|sighting| sighting.since);
     let (most, allowed) = (most_within_a_second(since.collect())?, 2 * cores);
     ensure!(
-        proxies.len() > allowed,
+        proxies.len() > GUESTS,
         "{} sidecars are no storm for a replica that lets in {allowed} at first",
         proxies.len()
     );

@@ -17,7 +17,11 @@ mod stream;
 use std::{path::PathBuf, sync::Arc};
 
 use anyhow::{Context, Result};
-use nix::sys::stat::{Mode, umask};
+use nix::sys::{
+    prctl,
+    resource::{Resource, setrlimit},
+    stat::{Mode, umask},
+};
 use osm_core::{envoy::bootstrap::RELAY_SOCKET, relay::Limits};
 use parking_lot::Mutex;
 use tokio::{
@@ -96,6 +100,11 @@ impl Relay {
 pub(crate) fn run(arguments: Arguments) -> Result<()> {
     // Whatever is made here is nobody else's: the socket and the file with the keys.
     umask(Mode::from_bits_truncate(0o077));
+    // The keys pass through its memory: no core dump, by file or by pipe.
+    let forbidden = setrlimit(Resource::RLIMIT_CORE, 0, 0).and_then(|()| prctl::set_dumpable(false));
+    if let Err(error) = forbidden {
+        println!("if this process crashes, the keys of this pod may be left in a core dump: {error}");
+    }
     let runtime = Builder::new_current_thread()
         .enable_all()
         // Names are looked up there, one at a time.
