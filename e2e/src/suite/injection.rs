@@ -181,17 +181,27 @@ pub(super) async fn excluded_ports_bypass_the_sidecar(case: &Case) -> Result<()>
     let (inside, outside) = (case.namespace("in").await?, case.plain_namespace("out").await?);
     let server = Workload::server("web", "--http 8080 --http 8081 --tcp 9100")
         .annotated("openservicemesh.io/inbound-port-exclusion-list", "8080, 9100");
-    let (stranger, server) = case
-        .run2((&outside, Workload::client("stranger")), (&inside, server))
+    let leaver =
+        Workload::client("leaver").annotated("openservicemesh.io/outbound-port-exclusion-list", "8080");
+    let peers = case
+        .run(&[
+            (&outside, Workload::client("stranger")),
+            (&inside, server),
+            (&inside, leaver),
+            (&outside, Workload::server("free", "--http 8080 --http 8081")),
+        ])
         .await?;
-    answered(&stranger, &format!("http://{}:8080/", server.ip), &[], 200).await?;
-    connected(&stranger, &format!("{}:9100", server.ip), "hi").await?;
-    super::closed(
-        &stranger,
-        &format!("{}:8081", server.ip),
-        "GET / HTTP/1.1\r\n\r\n",
-    )
-    .await
+    let [stranger, server, leaver, free] = &peers[..] else {
+        unreachable!("four were asked for")
+    };
+    answered(stranger, &format!("http://{}:8080/", server.ip), &[], 200).await?;
+    connected(stranger, &format!("{}:9100", server.ip), "hi").await?;
+    let request = "GET / HTTP/1.1\r\n\r\n";
+    super::closed(stranger, &format!("{}:8081", server.ip), request).await?;
+
+    // The mesh lets nobody out: only what bypasses the sidecar arrives.
+    answered(leaver, &format!("http://{}:8080/", free.ip), &[], 200).await?;
+    super::closed(leaver, &format!("{}:8081", free.ip), request).await
 }
 
 /// With metrics on, Prometheus can scrape the sidecar without TLS; a sidecar that runs takes the listener without a
