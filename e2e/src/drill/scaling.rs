@@ -121,7 +121,7 @@ pub(super) async fn reconnect_storm(scene: &Scene) -> Result<()> {
     scene.time(
         "from ready until the last was served",
         worst.saturating_sub(ready),
-        Duration::from_secs(20),
+        Duration::from_secs(40),
     );
     scene.upgrade(&[]).await
 }

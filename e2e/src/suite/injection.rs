@@ -199,9 +199,18 @@ pub(super) async fn excluded_ports_bypass_the_sidecar(case: &Case) -> Result<()>
     let request = "GET / HTTP/1.1\r\n\r\n";
     super::closed(stranger, &format!("{}:8081", server.ip), request).await?;
 
-    // The mesh lets nobody out: only what bypasses the sidecar arrives.
-    answered(leaver, &format!("http://{}:8080/", free.ip), &[], 200).await?;
-    super::closed(leaver, &format!("{}:8081", free.ip), request).await
+    // Both arrive, because egress is on: one past the sidecar, the other through it.
+    for (port, passed) in [(8080, 0), (8081, 1)] {
+        answered(leaver, &format!("http://{}:{port}/", free.ip), &[], 200).await?;
+        let stats = leaver.envoy().stats().await?;
+        let counter = "cluster.passthrough-outbound.upstream_cx_total";
+        let seen = stats.get(counter).copied().unwrap_or_default();
+        ensure!(
+            seen == passed,
+            "after port {port} the sidecar has seen {seen} connections"
+        );
+    }
+    Ok(())
 }
 
 /// With metrics on, Prometheus can scrape the sidecar without TLS; a sidecar that runs takes the listener without a
