@@ -50,12 +50,9 @@ impl Envoy {
 
     /// The alternative names of the certificates it presents.
     pub async fn identities(&self) -> Result<Vec<String>> {
-        let certificates: Value = serde_json::from_str(&self.admin("/certs").await?)?;
-        let names = certificates["certificates"]
-            .as_array()
-            .into_iter()
-            .flatten()
-            .flat_map(|pair| pair["cert_chain"].as_array().into_iter().flatten())
+        let shown = self.certificates("cert_chain").await?;
+        let names = shown
+            .iter()
             .flat_map(|certificate| certificate["subject_alt_names"].as_array().into_iter().flatten())
             .filter_map(|name| name["dns"].as_str().map(str::to_owned));
         let mut names: Vec<String> = names.collect();
@@ -66,14 +63,19 @@ impl Envoy {
 
     /// The serial numbers of the CAs it trusts, in hexadecimal.
     pub async fn authorities(&self) -> Result<BTreeSet<String>> {
-        let certificates: Value = serde_json::from_str(&self.admin("/certs").await?)?;
-        let serials = certificates["certificates"]
-            .as_array()
-            .into_iter()
-            .flatten()
-            .flat_map(|pair| pair["ca_cert"].as_array().into_iter().flatten())
+        let trusted = self.certificates("ca_cert").await?;
+        let serials = trusted
+            .iter()
             .filter_map(|certificate| certificate["serial_number"].as_str());
         Ok(serials.map(str::to_owned).collect())
+    }
+
+    /// The certificates it holds for one use, as Envoy describes them: `cert_chain` to show, `ca_cert` to trust.
+    async fn certificates(&self, usage: &str) -> Result<Vec<Value>> {
+        let held: Value = serde_json::from_str(&self.admin("/certs").await?)?;
+        let pairs = held["certificates"].as_array().into_iter().flatten();
+        let wanted = pairs.flat_map(|pair| pair[usage].as_array().into_iter().flatten());
+        Ok(wanted.cloned().collect())
     }
 
     /// What it was configured with, endpoints included.
