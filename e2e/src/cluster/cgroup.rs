@@ -72,24 +72,37 @@ pub fn remove() -> Result<()> {
         .iter()
         .map(|hierarchy| hierarchy.join(GROUP))
         .collect();
-    wait_for("the cluster's processes to end", Duration::from_secs(30), || {
-        let mut left = 0;
-        for process in groups.iter().flat_map(|group| processes(group)) {
-            left += 1;
-            // Gone in between is as good.
-            let _ = kill(Pid::from_raw(process), Signal::SIGKILL);
+    // A group whose last process is just being buried is busy for a moment, on a busy machine for a long one.
+    wait_for("the cluster's processes to end", Duration::from_secs(60), || {
+        let mut gone = true;
+        for group in &groups {
+            for process in processes(group) {
+                // Gone in between is as good.
+                let _ = kill(Pid::from_raw(process), Signal::SIGKILL);
+            }
+            gone &= remove_tree(group)?;
         }
-        Ok(left == 0)
-    })?;
-    for group in groups {
-        // A group whose last process is just being buried is busy for a moment.
-        wait_for(
-            "the cluster's control groups to empty",
-            Duration::from_secs(10),
-            || remove_tree(&group),
-        )?;
+        Ok(gone)
+    })
+    .with_context(|| format!("{} is busy: {}", GROUP, described(&groups)))
+}
+
+/// What is still in the groups, for whoever has to find out why.
+fn described(groups: &[PathBuf]) -> String {
+    let left: Vec<String> = groups
+        .iter()
+        .flat_map(|group| processes(group))
+        .map(|pid| {
+            let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+            // Number, name and state.
+            stat.split(' ').take(3).collect::<Vec<_>>().join(" ")
+        })
+        .collect();
+    if left.is_empty() {
+        "no process is listed in it".to_owned()
+    } else {
+        left.join(", ")
     }
-    Ok(())
 }
 
 /// The groups that are there, one in each hierarchy at most.

@@ -6,7 +6,7 @@
 use std::ffi::OsString;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 
@@ -16,8 +16,10 @@ use super::record::Record;
 use crate::command::tail;
 
 /// Joins the control groups, then becomes the program: a shell, since a process can only move itself before it
-/// runs anything else. The process number stays the same throughout.
-const JOIN: &str = r#"while [ "$1" != -- ]; do echo $$ > "$1" 2>/dev/null; shift; done; shift; exec "$@""#;
+/// runs anything else. The process number stays the same throughout. Until then its standard input is the lock on the
+/// cluster: whoever starts it may be killed, and who comes next must not begin while it is in no group yet.
+const JOIN: &str =
+    r#"while [ "$1" != -- ]; do echo $$ > "$1" || exit 1; shift; done; shift; exec "$@" < /dev/null"#;
 
 /// A program to start.
 pub struct Daemon<'a> {
@@ -37,16 +39,20 @@ pub struct Daemon<'a> {
 pub struct Supervisor {
     record: std::sync::Mutex<Record>,
     logs: PathBuf,
+    change: File,
 }
 
 impl Supervisor {
-    /// Keeps `record`, and writes logs below `logs`.
-    pub fn new(record: Record, logs: PathBuf) -> Result<Self> {
+    /// Keeps `record`, and writes logs below `logs`. `change` is the lock on the cluster, [`super::lock::for_change`].
+    pub fn new(record: Record, logs: PathBuf, change: &File) -> Result<Self> {
         fs::create_dir_all(&logs).with_context(|| format!("cannot create {}", logs.display()))?;
         record.save()?;
         Ok(Self {
             record: std::sync::Mutex::new(record),
             logs,
+            change: change
+                .try_clone()
+                .context("cannot share the lock on the cluster")?,
         })
     }
 
@@ -85,7 +91,10 @@ impl Supervisor {
             "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
         );
         command.env("HOME", "/root").current_dir("/");
-        command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
+        command
+            .stdin(self.change.try_clone()?)
+            .stdout(log.try_clone()?)
+            .stderr(log);
         let mut child = command.spawn().with_context(|| format!("cannot start {name}"))?;
         let called = daemon.program.to_string_lossy();
         let process = Process::started(name, child.id(), &daemon.program, &called)

@@ -12,10 +12,9 @@ use anyhow::{Context, Result, ensure};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use super::cgroup;
 use super::daemon::{Daemon, Supervisor};
-use super::network;
 use super::record::Record;
+use super::{cgroup, lock, network};
 use crate::checkout::Checkout;
 
 /// Programs that live among the node's mounts.
@@ -82,7 +81,8 @@ pub fn restore(checkout: &Checkout, cuts: &[Cut]) -> Result<()> {
         .iter()
         .filter(|cut| record.running(&cut.name).is_none())
         .collect();
-    let supervisor = Supervisor::new(record, checkout.cluster_dir().join("log"))?;
+    let change = lock::for_change()?;
+    let supervisor = Supervisor::new(record, checkout.cluster_dir().join("log"), &change)?;
     for cut in ended.into_iter().rev() {
         let is_mounted = MOUNTED.contains(&cut.name.as_str());
         supervisor.start(&Daemon {

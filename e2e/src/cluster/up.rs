@@ -2,7 +2,7 @@
 //!
 //! Owns the order of things. Invariant: may be killed at any moment and run again; what runs and is sound is left as it is.
 
-use std::fs;
+use std::fs::{self, File};
 use std::os::unix::fs::symlink;
 use std::path::PathBuf;
 use std::thread;
@@ -46,7 +46,7 @@ pub fn up(checkout: &Checkout, progress: &Progress) -> Result<()> {
         return Ok(());
     }
     require_root()?;
-    let _lock = lock::for_change()?;
+    let change = lock::for_change()?;
     let (programs, images) = prepare(checkout, progress)?;
     link_programs(checkout, &programs)?;
     if is_sound(checkout, &programs) {
@@ -57,7 +57,7 @@ pub fn up(checkout: &Checkout, progress: &Progress) -> Result<()> {
         return Ok(());
     }
     make_room(checkout, progress)?;
-    create(checkout, &programs, &images, progress).inspect_err(|_| {
+    create(checkout, &programs, &images, &change, progress).inspect_err(|_| {
         progress.say("what has been started stays for inspection; logs are in .local/cluster/log");
     })?;
     progress.say(&format!(
@@ -156,7 +156,13 @@ fn make_room(checkout: &Checkout, progress: &Progress) -> Result<()> {
     progress.step(&format!("remove the old cluster{whose}"), || down::remove(&own))
 }
 
-fn create(checkout: &Checkout, programs: &Programs, images: &[Image], progress: &Progress) -> Result<()> {
+fn create(
+    checkout: &Checkout,
+    programs: &Programs,
+    images: &[Image],
+    change: &File,
+    progress: &Progress,
+) -> Result<()> {
     let state = checkout.cluster_dir();
     fs::create_dir_all(&state).with_context(|| format!("cannot create {}", state.display()))?;
     let record = Record {
@@ -166,7 +172,7 @@ fn create(checkout: &Checkout, programs: &Programs, images: &[Image], progress: 
         settings: settings::current(),
         ..Record::default()
     };
-    let supervisor = Supervisor::new(record, state.join("log"))?;
+    let supervisor = Supervisor::new(record, state.join("log"), change)?;
     let certificates = progress.step("network, certificates", || {
         cgroup::create()?;
         settings::raise()?;
