@@ -69,6 +69,7 @@ pub const TESTS: &[Test] = tests! {
     webhook::validator_guards_traffic_targets;
     identity::plaintext_from_outside_is_refused;
     identity::certificates_on_the_wire;
+    identity::a_certificate_opens_only_its_own_doors;
     control_plane::malformed_objects_harm_nothing_else;
     control_plane::two_controllers_agree;
     control_plane::health_and_version;

@@ -9,7 +9,8 @@ use osm_e2e::report::{Certificate, Handshake};
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{CryptoProvider, WebPkiSupportedAlgorithms};
 use rustls::{ClientConfig, DigitallySignedStruct, SignatureScheme};
-use rustls_pki_types::{CertificateDer, PrivatePkcs8KeyDer, ServerName, UnixTime};
+use rustls_pki_types::pem::PemObject as _;
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, ServerName, UnixTime};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
@@ -28,8 +29,14 @@ pub(crate) struct Options {
     #[arg(long)]
     alpn: Vec<String>,
     /// Presents a certificate with this common name and DNS name, signed by itself.
-    #[arg(long)]
+    #[arg(long, conflicts_with = "chain")]
     forge: Option<String>,
+    /// Presents this certificate, as PEM text.
+    #[arg(long, requires = "key")]
+    chain: Option<String>,
+    /// Its private key, as PEM text.
+    #[arg(long, requires = "chain")]
+    key: Option<String>,
     /// Seconds to wait.
     #[arg(long, default_value = "5", value_parser = seconds)]
     timeout: Duration,
@@ -45,18 +52,9 @@ pub(crate) async fn run(options: Options) -> anyhow::Result<Handshake> {
         .with_safe_default_protocol_versions()?
         .dangerous()
         .with_custom_certificate_verifier(Arc::<Witness>::clone(&witness));
-    let mut config = match &options.forge {
+    let mut config = match own_certificate(&options)? {
         None => builder.with_no_client_auth(),
-        Some(name) => {
-            let key = rcgen::KeyPair::generate()?;
-            let mut parameters = rcgen::CertificateParams::new(vec![name.clone()])?;
-            parameters
-                .distinguished_name
-                .push(rcgen::DnType::CommonName, name);
-            let certificate = parameters.self_signed(&key)?;
-            let key = PrivatePkcs8KeyDer::from(key.serialize_der()).into();
-            builder.with_client_auth_cert(vec![certificate.der().clone()], key)?
-        }
+        Some((chain, key)) => builder.with_client_auth_cert(chain, key)?,
     };
     config.alpn_protocols = options
         .alpn
@@ -98,6 +96,27 @@ pub(crate) async fn run(options: Options) -> anyhow::Result<Handshake> {
         .map(|der| describe(der))
         .collect::<anyhow::Result<_>>()?;
     Ok(handshake)
+}
+
+/// What the client shows of itself, if anything.
+fn own_certificate(
+    options: &Options,
+) -> anyhow::Result<Option<(Vec<CertificateDer<'static>>, PrivateKeyDer<'static>)>> {
+    if let (Some(chain), Some(key)) = (&options.chain, &options.key) {
+        let chain = CertificateDer::pem_slice_iter(chain.as_bytes()).collect::<Result<_, _>>()?;
+        return Ok(Some((chain, PrivateKeyDer::from_pem_slice(key.as_bytes())?)));
+    }
+    let Some(name) = &options.forge else {
+        return Ok(None);
+    };
+    let key = rcgen::KeyPair::generate()?;
+    let mut parameters = rcgen::CertificateParams::new(vec![name.clone()])?;
+    parameters
+        .distinguished_name
+        .push(rcgen::DnType::CommonName, name);
+    let certificate = parameters.self_signed(&key)?;
+    let key = PrivatePkcs8KeyDer::from(key.serialize_der()).into();
+    Ok(Some((vec![certificate.der().clone()], key)))
 }
 
 fn describe(der: &CertificateDer<'_>) -> anyhow::Result<Certificate> {
