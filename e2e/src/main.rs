@@ -64,9 +64,10 @@ enum Verb {
         /// For as long as they take: a hundred kills, outages of ten minutes.
         #[arg(long, conflicts_with = "quick")]
         all: bool,
-        /// Build the control plane with a fault in it: the drills that know it must then fail.
-        #[arg(long, value_name = "FAULT")]
-        sabotage: Option<drill::sabotage::Sabotage>,
+        /// Build the control plane with faults in it, one after another, all of them when none is named: the drills that
+        /// know a fault must then fail.
+        #[arg(long, value_name = "FAULT", num_args = 0..=1, value_delimiter = ',')]
+        sabotage: Option<Vec<drill::sabotage::Sabotage>>,
         /// Print the names of the drills and what they break.
         #[arg(long)]
         list: bool,
@@ -140,15 +141,21 @@ fn run(arguments: Arguments) -> Result<()> {
             all,
             sabotage,
             list: false,
-        } => drill::run(&drill::Options {
-            filters,
-            set: match (quick, all) {
-                (true, _) => drill::Set::Quick,
-                (_, true) => drill::Set::Long,
-                _ => drill::Set::Whole,
-            },
-            sabotage,
-        }),
+        } => {
+            let options = drill::Options {
+                filters,
+                set: match (quick, all) {
+                    (true, _) => drill::Set::Quick,
+                    (_, true) => drill::Set::Long,
+                    _ => drill::Set::Whole,
+                },
+                sabotage: None,
+            };
+            match sabotage {
+                None => drill::run(&options),
+                Some(faults) => drill::sabotage::run(&options, &faults),
+            }
+        }
         Verb::Programs { names } => build_programs(&names, &checkout, &progress),
     }
 }

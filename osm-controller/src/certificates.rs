@@ -243,6 +243,10 @@ async fn keep(inner: Arc<Inner>, identity: ServiceIdentity, mut needed: watch::R
         }
         let leaf = held.insert(leaf);
         let renewal = async {
+            #[cfg(feature = "sabotage")]
+            if osm_core::sabotage::Fault::NoRenewal.is_on() {
+                std::future::pending::<()>().await;
+            }
             tokio::select! {
                 () = due(leaf) => {}
                 Ok(()) = signer.changed() => sleep(jittered(SPREAD / 2, 1.0)).await,

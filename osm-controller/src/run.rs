@@ -178,8 +178,17 @@ impl Starting {
             self.reporter.clone(),
             self.ads_metrics.clone(),
         );
+        let max_age = (!args.max_connection_age.is_zero()).then_some(args.max_connection_age);
+        #[cfg(feature = "sabotage")]
+        let max_age = max_age.filter(|_| !osm_core::sabotage::Fault::EndlessConnections.is_on());
+        #[cfg(feature = "sabotage")]
+        let max_age = if osm_core::sabotage::Fault::ShortConnections.is_on() {
+            Some(std::time::Duration::from_secs(5))
+        } else {
+            max_age
+        };
         let limits = Limits {
-            max_age: (!args.max_connection_age.is_zero()).then_some(args.max_connection_age),
+            max_age,
             ..Limits::ads()
         };
         let server = |name, limits| Settings {

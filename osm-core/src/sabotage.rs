@@ -20,6 +20,32 @@ pub enum Fault {
     NoDrain,
     /// New streams are let in as fast as they come.
     NoLimiter,
+    /// Sidecars wait up to twenty seconds before they come back to a controller.
+    SlowReconnect,
+    /// Sidecars do not ask whether the controller is there, on HTTP/2 nor on TCP.
+    NoPings,
+    /// Requests are not tried again.
+    NoRetries,
+    /// Connections are ended after five seconds.
+    ShortConnections,
+    /// Connections live for ever, whatever is configured.
+    EndlessConnections,
+    /// Each injector has its own answer to an admission request.
+    OwnNames,
+    /// The API server may put all admissions on one connection.
+    StickyWebhooks,
+    /// Secrets without pods stay.
+    NoCollection,
+    /// Certificates are not renewed in time.
+    NoRenewal,
+    /// Certificates begin when they are made.
+    NoBackdate,
+    /// A replica is not ready while it cannot watch.
+    ImpatientReadiness,
+    /// Only the root that signs is trusted.
+    NoOverlap,
+    /// A provider may come with another root.
+    NoPin,
 }
 
 static CHOSEN: LazyLock<String> = LazyLock::new(|| env::var("OSM_SABOTAGE").unwrap_or_default());
@@ -33,6 +59,19 @@ impl Fault {
             Self::NoReadBack => "no-read-back",
             Self::NoDrain => "no-drain",
             Self::NoLimiter => "no-limiter",
+            Self::SlowReconnect => "slow-reconnect",
+            Self::NoPings => "no-pings",
+            Self::NoRetries => "no-retries",
+            Self::ShortConnections => "short-connections",
+            Self::EndlessConnections => "endless-connections",
+            Self::OwnNames => "own-names",
+            Self::StickyWebhooks => "sticky-webhooks",
+            Self::NoCollection => "no-collection",
+            Self::NoRenewal => "no-renewal",
+            Self::NoBackdate => "no-backdate",
+            Self::ImpatientReadiness => "impatient-readiness",
+            Self::NoOverlap => "no-overlap",
+            Self::NoPin => "no-pin",
         };
         *CHOSEN == name
     }

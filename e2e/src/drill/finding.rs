@@ -79,9 +79,13 @@ pub struct Report {
 }
 
 impl Report {
-    /// The drills whose outcome is not the wanted one: those that failed, or, with a fault built in, that passed.
+    /// The drills whose outcome is not the wanted one: those that failed, or, with a fault built in, that passed, or
+    /// failed before they had broken anything.
     pub fn unwanted(&self) -> Vec<&'static str> {
-        let unwanted = |outcome: &&Outcome| outcome.passed() == self.sabotage.is_some();
+        let unwanted = |outcome: &&Outcome| match self.sabotage {
+            None => !outcome.passed(),
+            Some(_) => outcome.passed() || outcome.faults == 0,
+        };
         self.outcomes
             .iter()
             .filter(unwanted)
@@ -175,6 +179,8 @@ mod tests {
         assert_eq!(report.unwanted(), ["d"]);
         report.outcomes[0].findings[0].holds = false;
         assert!(report.unwanted().is_empty());
+        report.outcomes[0].faults = 0;
+        assert_eq!(report.unwanted(), ["d"]);
         assert!(report.to_string().contains("BROKEN"));
     }
 }

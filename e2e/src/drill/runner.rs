@@ -79,11 +79,18 @@ pub struct Options {
 }
 
 impl Options {
+    /// Whether any of these drills would run.
+    pub(super) fn is_any(&self, drills: &[Drill]) -> bool {
+        !self.chosen(drills).is_empty()
+    }
+
     fn chosen(&self, drills: &[Drill]) -> Vec<Drill> {
         let is_chosen = |drill: &&Drill| match self.sabotage {
-            Some(fault) => fault.drills().contains(&drill.name),
+            Some(fault) if !fault.drills().contains(&drill.name) => false,
             None if self.filters.is_empty() => drill.set <= self.set,
-            None => self.filters.iter().any(|part| drill.name.contains(part.as_str())),
+            _ => {
+                self.filters.is_empty() || self.filters.iter().any(|part| drill.name.contains(part.as_str()))
+            }
         };
         drills.iter().filter(is_chosen).copied().collect()
     }

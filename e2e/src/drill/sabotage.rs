@@ -6,10 +6,11 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 use clap::ValueEnum;
 
 use super::scene::COMPONENTS;
+use super::{DRILLS, Options};
 use crate::checkout::Checkout;
 use crate::ground;
 use crate::image::{Image, catalog, import};
@@ -31,6 +32,32 @@ pub enum Sabotage {
     NoDrain,
     /// New streams are let in as fast as they come.
     NoLimiter,
+    /// Sidecars wait up to twenty seconds before they come back to a controller.
+    SlowReconnect,
+    /// Sidecars do not ask whether the controller is there, on HTTP/2 nor on TCP.
+    NoPings,
+    /// Requests are not tried again.
+    NoRetries,
+    /// Connections of sidecars are ended after five seconds.
+    ShortConnections,
+    /// Connections of sidecars live for ever, whatever is configured.
+    EndlessConnections,
+    /// Each injector has its own answer to an admission request.
+    OwnNames,
+    /// The API server may put all admissions on one connection.
+    StickyWebhooks,
+    /// Secrets without pods stay.
+    NoCollection,
+    /// Certificates are not renewed.
+    NoRenewal,
+    /// Certificates begin when they are made.
+    NoBackdate,
+    /// A replica is not ready while it cannot watch.
+    ImpatientReadiness,
+    /// Only the root that signs is trusted.
+    NoOverlap,
+    /// A provider may come with another root.
+    NoPin,
 }
 
 impl Sabotage {
@@ -41,6 +68,19 @@ impl Sabotage {
             Self::NoReadBack => "no-read-back",
             Self::NoDrain => "no-drain",
             Self::NoLimiter => "no-limiter",
+            Self::SlowReconnect => "slow-reconnect",
+            Self::NoPings => "no-pings",
+            Self::NoRetries => "no-retries",
+            Self::ShortConnections => "short-connections",
+            Self::EndlessConnections => "endless-connections",
+            Self::OwnNames => "own-names",
+            Self::StickyWebhooks => "sticky-webhooks",
+            Self::NoCollection => "no-collection",
+            Self::NoRenewal => "no-renewal",
+            Self::NoBackdate => "no-backdate",
+            Self::ImpatientReadiness => "impatient-readiness",
+            Self::NoOverlap => "no-overlap",
+            Self::NoPin => "no-pin",
         }
     }
 
@@ -51,6 +91,19 @@ impl Sabotage {
             Self::NoReadBack => &["one_root"],
             Self::NoDrain => &["rolling_restart"],
             Self::NoLimiter => &["reconnect_storm"],
+            Self::SlowReconnect => &["killed_controllers", "drained_node", "scaled_down"],
+            Self::NoPings => &["frozen_controller", "partitioned_controller"],
+            Self::NoRetries => &["headless"],
+            Self::ShortConnections => &["scaled_up"],
+            Self::EndlessConnections => &["connections_of_bounded_age"],
+            Self::OwnNames => &["repeated_admission"],
+            Self::StickyWebhooks => &["injectors_added"],
+            Self::NoCollection => &["orphaned_secrets"],
+            Self::NoRenewal => &["renewed_certificates", "renewed_bootstraps"],
+            Self::NoBackdate => &["jumped_clocks"],
+            Self::ImpatientReadiness => &["killed_api_server"],
+            Self::NoOverlap => &["root_rotation"],
+            Self::NoPin => &["vault_outage", "cert_manager_outage"],
         }
     }
 
@@ -61,6 +114,37 @@ impl Sabotage {
             .map(|(value, component)| format!("image.name.{value}={}", image_name(component)))
             .collect()
     }
+}
+
+/// Runs the drills that know a fault on a control plane that has it, for each of these faults, or for all. Goes on when
+/// a drill has not failed, and says so at the end.
+pub fn run(options: &Options, faults: &[Sabotage]) -> Result<()> {
+    let faults = if faults.is_empty() {
+        Sabotage::value_variants()
+    } else {
+        faults
+    };
+    let mut blind = Vec::new();
+    for fault in faults {
+        let options = Options {
+            sabotage: Some(*fault),
+            ..options.clone()
+        };
+        if !options.is_any(DRILLS) {
+            continue;
+        }
+        println!("\nBuilt with {}:", fault.name());
+        if let Err(error) = super::run(&options) {
+            eprintln!("{error:#}");
+            blind.push(fault.name());
+        }
+    }
+    ensure!(
+        blind.is_empty(),
+        "not all drills failed that should have, with {}",
+        blind.join(", ")
+    );
+    Ok(())
 }
 
 fn image_name(component: &str) -> String {
@@ -99,18 +183,28 @@ fn copy(from: &Path, to: &Path) -> Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
-    use crate::drill::DRILLS;
+    use std::collections::BTreeSet;
 
+    use super::*;
+
+    /// But for four. Autoscaling and starting everything again are Kubernetes' work, in which no fault of the control plane
+    /// shows; what a sidecar keeps, it keeps by its own program, which is built without faults; and an API server that
+    /// stands still has not yet failed anybody by the end of the drill.
     #[test]
-    fn every_fault_has_drills_that_exist() {
+    fn every_drill_knows_a_fault() {
+        let mut known = BTreeSet::from([
+            "autoscaled",
+            "cold_start",
+            "sidecar_restart_headless",
+            "silent_api_server",
+        ]);
         for fault in Sabotage::value_variants() {
             let value = fault.to_possible_value().map(|value| value.get_name().to_owned());
             assert_eq!(value.as_deref(), Some(fault.name()));
             assert!(!fault.drills().is_empty());
-            for drill in fault.drills() {
-                assert!(DRILLS.iter().any(|known| known.name == *drill), "{drill}");
-            }
+            known.extend(fault.drills());
         }
+        let drills: BTreeSet<&str> = DRILLS.iter().map(|drill| drill.name).collect();
+        assert_eq!(known, drills);
     }
 }

@@ -45,6 +45,12 @@ impl Validity {
     /// than its issuer, and no later than time itself can be represented.
     pub fn starting(now: Timestamp, lifetime: Duration, issuer: Option<Validity>) -> Self {
         let not_before = now.checked_sub(BACKDATE).unwrap_or(Timestamp::MIN);
+        #[cfg(feature = "sabotage")]
+        let not_before = if crate::sabotage::Fault::NoBackdate.is_on() {
+            now
+        } else {
+            not_before
+        };
         let not_after = now.checked_add(lifetime).unwrap_or(Timestamp::MAX);
         match issuer {
             Some(issuer) => Self {

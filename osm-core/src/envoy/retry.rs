@@ -74,9 +74,16 @@ fn policy(retry_on: &str, marks: &[&str]) -> RetryPolicy {
         name: "envoy.retry_host_predicates.previous_hosts".to_owned(),
         config_type: Some(ConfigType::TypedConfig(any(&PreviousHostsPredicate {}))),
     };
+    let retries = RETRIES;
+    #[cfg(feature = "sabotage")]
+    let retries = if crate::sabotage::Fault::NoRetries.is_on() {
+        0
+    } else {
+        retries
+    };
     RetryPolicy {
         retry_on: retry_on.to_owned(),
-        num_retries: Some(RETRIES),
+        num_retries: Some(retries),
         retriable_headers: marks.iter().copied().map(header_present).collect(),
         // Ask the load balancer again, up to so many times, while it names an endpoint that already failed.
         retry_host_predicate: vec![previous_hosts],

@@ -135,10 +135,14 @@ pub struct Injection {
 ///
 /// Derived, so that a request delivered twice, or to two replicas, has one proxy, one Secret and one patch.
 pub fn proxy_uuid(request_uid: &str, namespace: &str) -> Uuid {
-    Uuid::new_v5(
-        &REQUEST_NAMESPACE,
-        format!("{namespace}/{request_uid}").as_bytes(),
-    )
+    let name = format!("{namespace}/{request_uid}");
+    #[cfg(feature = "sabotage")]
+    let name = if crate::sabotage::Fault::OwnNames.is_on() {
+        format!("{name}/{}", crate::sabotage::noise())
+    } else {
+        name
+    };
+    Uuid::new_v5(&REQUEST_NAMESPACE, name.as_bytes())
 }
 
 /// The name of a proxy's bootstrap Secret.

@@ -141,6 +141,10 @@ impl Upkeep {
             actions.extend(action.map(|action| (secret.clone(), action)));
         }
         self.orphans = orphans;
+        #[cfg(feature = "sabotage")]
+        if crate::sabotage::Fault::NoCollection.is_on() {
+            actions.retain(|(_, action)| *action != Action::Delete);
+        }
         actions
     }
 }
@@ -164,6 +168,10 @@ pub fn lag(secrets: &[SecretView], pods: &BTreeSet<PodView>, trust_bundle: &str)
 /// A certificate is renewed at half its life: a proxy then always has at least that much left, which is how long the
 /// control plane may be away. The proxy's uuid spreads renewals over a tenth of the life.
 fn is_due(secret: &SecretView, rules: &UpkeepRules<'_>, now: Timestamp) -> bool {
+    #[cfg(feature = "sabotage")]
+    if crate::sabotage::Fault::NoRenewal.is_on() {
+        return false;
+    }
     if secret.trust_bundle.as_deref() != Some(rules.trust_bundle) {
         return true;
     }

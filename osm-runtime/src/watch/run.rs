@@ -339,6 +339,10 @@ where
     }
 
     fn waiting(&self, reason: &str) {
+        #[cfg(feature = "sabotage")]
+        if osm_core::sabotage::Fault::ImpatientReadiness.is_on() {
+            self.synced.set_not_ready(reason.to_owned());
+        }
         if !self.ready {
             self.synced
                 .set_not_ready(format!("{} cannot be listed: {reason}", self.watch.kind));

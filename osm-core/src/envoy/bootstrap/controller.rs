@@ -57,12 +57,19 @@ const HTTP_OPTIONS: &str = "envoy.extensions.upstreams.http.v3.HttpProtocolOptio
 /// Envoy waits a random time between zero and a bound that doubles from `base_interval` to `max_interval`. Its
 /// default maximum is 30 s: proxies then stay without a controller long after one is back.
 pub(super) fn stream(cluster: &str) -> TargetSpecifier {
+    let (base, max) = (milliseconds(300), seconds(4));
+    #[cfg(feature = "sabotage")]
+    let (base, max) = if crate::sabotage::Fault::SlowReconnect.is_on() {
+        (seconds(20), seconds(20))
+    } else {
+        (base, max)
+    };
     TargetSpecifier::EnvoyGrpc(EnvoyGrpc {
         cluster_name: cluster.to_owned(),
         retry_policy: Some(RetryPolicy {
             retry_back_off: Some(BackoffStrategy {
-                base_interval: Some(milliseconds(300)),
-                max_interval: Some(seconds(4)),
+                base_interval: Some(base),
+                max_interval: Some(max),
             }),
             ..Default::default()
         }),
@@ -78,6 +85,14 @@ pub(super) fn cluster(bootstrap: &Bootstrap<'_>) -> Cluster {
         address: Some(tcp_address(address(bootstrap.controller_namespace), ports::ADS)),
         ..Default::default()
     };
+    // For a peer that is gone without a word while HTTP/2 has no stream to ping on: 10 + 3 * 5 s.
+    let keepalive = Some(TcpKeepalive {
+        keepalive_probes: Some(3),
+        keepalive_time: Some(10),
+        keepalive_interval: Some(5),
+    });
+    #[cfg(feature = "sabotage")]
+    let keepalive = keepalive.filter(|_| !crate::sabotage::Fault::NoPings.is_on());
     Cluster {
         name: CONTROLLER.to_owned(),
         cluster_discovery_type: Some(ClusterDiscoveryType::Type(DiscoveryType::LogicalDns.into())),
@@ -86,12 +101,7 @@ pub(super) fn cluster(bootstrap: &Bootstrap<'_>) -> Cluster {
         load_assignment: Some(only(CONTROLLER, endpoint)),
         typed_extension_protocol_options: http2(),
         upstream_connection_options: Some(UpstreamConnectionOptions {
-            // For a peer that is gone without a word while HTTP/2 has no stream to ping on: 10 + 3 * 5 s.
-            tcp_keepalive: Some(TcpKeepalive {
-                keepalive_probes: Some(3),
-                keepalive_time: Some(10),
-                keepalive_interval: Some(5),
-            }),
+            tcp_keepalive: keepalive,
             ..Default::default()
         }),
         transport_socket: Some(TransportSocket {
@@ -124,12 +134,15 @@ pub(super) fn only(cluster: &str, endpoint: Endpoint) -> ClusterLoadAssignment {
 
 /// HTTP/2 with pings: a controller that hangs, or a node that fell off the network, is noticed within 15 s.
 pub(super) fn http2() -> BTreeMap<String, Any> {
+    let pings = Some(KeepaliveSettings {
+        interval: Some(seconds(10)),
+        timeout: Some(seconds(5)),
+        ..Default::default()
+    });
+    #[cfg(feature = "sabotage")]
+    let pings = pings.filter(|_| !crate::sabotage::Fault::NoPings.is_on());
     let http2 = Http2ProtocolOptions {
-        connection_keepalive: Some(KeepaliveSettings {
-            interval: Some(seconds(10)),
-            timeout: Some(seconds(5)),
-            ..Default::default()
-        }),
+        connection_keepalive: pings,
         // One response in flight is enough; Envoy's default reserves far more.
         initial_stream_window_size: Some(1 << 20),
         initial_connection_window_size: Some(1 << 20),
