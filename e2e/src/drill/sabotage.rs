@@ -21,7 +21,9 @@ pub const VARIABLE: &str = "OSM_SABOTAGE";
 /// What the features are called.
 const FEATURES: [&str; 2] = ["osm-controller/sabotage", "osm-injector/sabotage"];
 
-/// A fault that is built in.
+/// A fault that is built in: one of `osm_core::sabotage::Fault`, which this program cannot name, since what is compiled
+/// together shares its features and all of it would get the faults. One that is not known there makes its drills pass,
+/// which is an error.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Sabotage {
     /// Each replica gives its own versions to the same configuration.
