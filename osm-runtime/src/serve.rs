@@ -55,7 +55,7 @@ use crate::{
 
 /// Bytes of an answer that HTTP/2 takes in before the peer has taken them off: its default of 400 KiB, times thousands of
 /// peers, would be the memory of the process.
-pub const SEND_BUFFER: usize = 64 * 1024;
+const SEND_BUFFER: usize = 64 * 1024;
 
 /// Time after which a client's certificate is looked at even if nothing says so.
 const LOOK: Duration = Duration::from_secs(3_600);

@@ -11,11 +11,11 @@ mod requests;
 mod responses;
 mod service;
 mod stream;
+mod turn;
 
 use std::{sync::Arc, time::Duration};
 
 use osm_core::{identity::TrustDomain, xds};
-use tokio::sync::Semaphore;
 
 pub use metrics::AdsMetrics;
 pub(crate) use metrics::name as kind_name;
@@ -26,8 +26,6 @@ use crate::{certificates::Certificates, mesh::Mesh, report::Reporter};
 
 /// gRPC's prefix of a message, in bytes: whether it is compressed, and its length.
 const PREFIX: usize = 5;
-/// Memory for large responses that are being sent, KiB.
-const RESPONSE_MEMORY_KIB: u32 = 32 * 1_024;
 
 /// Bounds of the service. The defaults hold for a mesh of ten thousand proxies on two cores.
 #[derive(Clone, Debug)]
@@ -47,6 +45,9 @@ pub struct Settings {
     /// Longest time a response may go unanswered. Envoy holds an answer back while what it was sent warms up, so this
     /// is far longer than any round trip.
     pub answer: Duration,
+    /// Streams that may be sent large responses at a time, and how long each may take over it before the next has its
+    /// turn. Each holds a transport's buffer and a piece, 80 KiB.
+    pub turns: (usize, Duration),
     /// Most bytes of one request: a big sidecar that reconnects lists all it has.
     pub request_bytes: usize,
     /// Requests a stream may send at once, and how many each second after that.
@@ -69,6 +70,7 @@ impl Default for Settings {
             pod_grace: Duration::from_secs(30),
             send: Duration::from_secs(30),
             answer: Duration::from_secs(180),
+            turns: (200, Duration::from_secs(10)),
             request_bytes: 16 << 20,
             requests: (2_000, 500),
             settle: Duration::from_secs(5),
@@ -88,7 +90,7 @@ struct Shared {
     reporter: Reporter,
     metrics: AdsMetrics,
     admission: admission::Admission,
-    responses: Arc<Semaphore>,
+    turns: turn::Turns,
 }
 
 impl Shared {
@@ -100,6 +102,7 @@ impl Shared {
         metrics: AdsMetrics,
     ) -> Arc<Self> {
         let admission = admission::Admission::new(settings.new_streams_per_second);
+        let (turns, longest) = settings.turns;
         Arc::new(Self {
             settings,
             mesh,
@@ -108,7 +111,7 @@ impl Shared {
             reporter,
             metrics,
             admission,
-            responses: Arc::new(Semaphore::new(RESPONSE_MEMORY_KIB as usize)),
+            turns: turn::Turns::new(turns, longest),
         })
     }
 }

@@ -1,30 +1,29 @@
 //! One proxy's stream: requests in, wake-ups in, responses out.
 
-use std::{sync::Arc, time::Duration};
+use std::{pin::pin, sync::Arc, time::Duration};
 
+use futures::future::{Fuse, FusedFuture as _, FutureExt as _};
 use osm_core::{
     identity::ProxyIdentity,
     resource::{ClassId, ResourceType, Snapshot},
     xds::{self, DeltaStream, KindStatus, Outcome, StateStream, StreamError},
 };
 use osm_proto::envoy::service::discovery::v3::{DeltaDiscoveryRequest, DiscoveryRequest};
-use osm_runtime::{
-    backoff::jittered,
-    serve::{Peer, SEND_BUFFER},
-};
+use osm_runtime::{backoff::jittered, serve::Peer};
 use tokio::{
-    sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch},
+    sync::{mpsc, oneshot, watch},
     time::{Instant, sleep_until, timeout},
 };
 use tonic::Status;
 
 use super::{
-    RESPONSE_MEMORY_KIB, Shared,
+    Shared,
     admission::Bucket,
     registry::{Place, StreamStatus},
     requests::Requests,
     responses::Outgoing,
     service::owns,
+    turn::{HEAVY, LARGE, Turn},
 };
 use crate::certificates::Wanted;
 
@@ -40,7 +39,8 @@ pub(super) trait Machine: Send + 'static {
         request: &Self::Request,
         snapshot: &Arc<Snapshot>,
     ) -> Result<Outcome, StreamError>;
-    fn next_responses(&mut self, snapshot: &Arc<Snapshot>) -> Vec<xds::Response>;
+    fn weight(&self, snapshot: &Snapshot) -> usize;
+    fn due(&mut self, snapshot: &Arc<Snapshot>, limit: usize) -> xds::Due;
     fn settle(&mut self);
     fn status(&self) -> Vec<KindStatus>;
     /// Whether the request says that the proxy has configuration from before.
@@ -67,8 +67,12 @@ impl Machine for DeltaStream {
         self.on_request(request, snapshot)
     }
 
-    fn next_responses(&mut self, snapshot: &Arc<Snapshot>) -> Vec<xds::Response> {
-        self.next_responses(snapshot)
+    fn weight(&self, snapshot: &Snapshot) -> usize {
+        self.weight(snapshot)
+    }
+
+    fn due(&mut self, snapshot: &Arc<Snapshot>, limit: usize) -> xds::Due {
+        self.due(snapshot, limit)
     }
 
     fn settle(&mut self) {
@@ -104,8 +108,12 @@ impl Machine for StateStream {
         self.on_request(request, snapshot)
     }
 
-    fn next_responses(&mut self, snapshot: &Arc<Snapshot>) -> Vec<xds::Response> {
-        self.next_responses(snapshot)
+    fn weight(&self, snapshot: &Snapshot) -> usize {
+        self.weight(snapshot)
+    }
+
+    fn due(&mut self, snapshot: &Arc<Snapshot>, limit: usize) -> xds::Due {
+        self.due(snapshot, limit)
     }
 
     fn settle(&mut self) {}
@@ -133,8 +141,10 @@ pub(super) struct Session<M: Machine> {
     class: Option<ClassId>,
     woken: watch::Receiver<()>,
     bucket: Bucket,
-    /// When each kind's response in flight was sent, and its share of the memory for large ones.
-    sent: [Option<(Instant, Share)>; ResourceType::ALL.len()],
+    /// When each kind's response in flight was sent.
+    sent: [Option<Instant>; ResourceType::ALL.len()],
+    /// The turn to be sent large responses.
+    turn: Option<Turn>,
     /// What the proxy said when it last rejected something of a kind.
     reasons: [Option<Arc<str>>; ResourceType::ALL.len()],
     /// When the proxy's pod was found to be gone.
@@ -162,6 +172,7 @@ impl<M: Machine> Session<M> {
             woken: watch::channel(()).1,
             bucket: Bucket::new(burst, rate),
             sent: Default::default(),
+            turn: None,
             reasons: Default::default(),
             orphaned: None,
             reconnected: false,
@@ -188,6 +199,8 @@ impl<M: Machine> Session<M> {
         let settings = self.shared.settings.clone();
         let mut settle = Some(Instant::now() + settings.settle);
         let mut refresh = Instant::now() + jittered(settings.refresh, 0.5);
+        let turns = self.shared.turns.clone();
+        let mut turn = pin!(Fuse::terminated());
         loop {
             let Some(snapshot) = self.follow() else {
                 return End("not_synced", Some(Status::unavailable("the mesh is not known")));
@@ -195,24 +208,32 @@ impl<M: Machine> Session<M> {
             if let Some(end) = self.check_pod(&snapshot) {
                 return end;
             }
-            let due = self.machine.next_responses(&snapshot);
+            let due = self.due(&snapshot);
             drop(snapshot);
-            if let Err(end) = self.send(due, responses).await {
+            if !due.withheld {
+                turn.set(Fuse::terminated());
+            } else if turn.is_terminated() {
+                turn.set(turns.take().fuse());
+            }
+            if let Err(end) = self.send(due.responses, responses).await {
                 return end;
             }
-            let unanswered = self
-                .sent
-                .iter()
-                .flatten()
-                .map(|(sent, _)| *sent + settings.answer)
-                .min();
+            if let Some(turn) = &mut self.turn {
+                match self.sent.iter().any(Option::is_some) {
+                    true => turn.hold(),
+                    false => turn.rest(),
+                }
+            }
+            let unanswered = self.sent.iter().flatten().min();
+            let unanswered = unanswered.map(|sent| *sent + settings.answer);
             if unanswered.is_some_and(|at| at <= Instant::now()) {
                 tracing::info!(proxy = %self.machine.proxy(), "ended a stream: the proxy does not answer");
                 let status = Status::deadline_exceeded("responses are not answered");
                 return End("not_answering", Some(status));
             }
             let orphaned = self.orphaned.map(|since| since + settings.pod_grace);
-            let tick = [settle, orphaned, unanswered]
+            let turn_over = self.turn.as_ref().map(Turn::until);
+            let tick = [settle, orphaned, unanswered, turn_over]
                 .into_iter()
                 .flatten()
                 .fold(refresh, Instant::min);
@@ -222,9 +243,6 @@ impl<M: Machine> Session<M> {
                 woken,
                 place,
                 peer,
-                machine,
-                sent,
-                reasons,
                 ..
             } = self;
             let request = async {
@@ -242,16 +260,15 @@ impl<M: Machine> Session<M> {
                     self.class = None;
                     tokio::time::sleep(Duration::from_millis(250)).await;
                 },
-                Some(reply) = place.inspect.recv() => {
-                    let waiting = std::array::from_fn(|kind| sent[kind].as_ref().map(|(sent, _)| sent.elapsed()));
-                    let _ = reply.send(StreamStatus { kinds: machine.status(), waiting, reasons: reasons.clone() });
-                }
+                turn = &mut turn => self.turn = Some(turn),
+                Some(reply) = place.inspect.recv() => self.tell(reply),
                 () = sleep_until(tick) => {
                     let now = Instant::now();
                     if settle.is_some_and(|at| at <= now) {
-                        machine.settle();
+                        self.machine.settle();
                         settle = None;
                     }
+                    self.turn.take_if(|turn| turn.until() <= now);
                     if refresh <= now {
                         refresh = now + jittered(settings.refresh, 0.5);
                     }
@@ -261,6 +278,20 @@ impl<M: Machine> Session<M> {
                 }
                 () = peer.leaving.cancelled() => return End("leaving", None),
                 () = responses.closed() => return End("cut", None),
+            }
+        }
+    }
+
+    /// What is to be sent now: everything if it is the proxy's turn, else what needs none.
+    fn due(&mut self, snapshot: &Arc<Snapshot>) -> xds::Due {
+        if self.turn.is_some() {
+            self.machine.due(snapshot, usize::MAX)
+        } else if self.machine.weight(snapshot) < HEAVY {
+            self.machine.due(snapshot, LARGE)
+        } else {
+            xds::Due {
+                withheld: true,
+                ..Default::default()
             }
         }
     }
@@ -322,7 +353,7 @@ impl<M: Machine> Session<M> {
             metrics.answered(
                 kind,
                 success,
-                sent.map_or(0.0, |(sent, _)| sent.elapsed().as_secs_f64()),
+                sent.map_or(0.0, |sent| sent.elapsed().as_secs_f64()),
             );
         };
         match outcome {
@@ -346,14 +377,35 @@ impl<M: Machine> Session<M> {
         Ok(())
     }
 
+    /// Tells how the stream stands.
+    fn tell(&self, reply: oneshot::Sender<StreamStatus>) {
+        let waiting = std::array::from_fn(|kind| self.sent[kind].map(|sent| sent.elapsed()));
+        // Whoever asked may have gone.
+        let _ = reply.send(StreamStatus {
+            kinds: self.machine.status(),
+            waiting,
+            reasons: self.reasons.clone(),
+        });
+    }
+
     async fn send(&mut self, due: Vec<xds::Response>, responses: &mpsc::Sender<Outgoing>) -> Result<(), End> {
         for response in due {
             let (kind, count, bytes) = (response.kind, response.resources.len(), response.encoded_len());
-            let share = share(&self.shared.responses, bytes).await;
-            match timeout(self.shared.settings.send, responses.send(Ok(Box::new(response)))).await {
+            let mut sending = pin!(timeout(
+                self.shared.settings.send,
+                responses.send(Ok(Box::new(response)))
+            ));
+            let sent = tokio::select! {
+                sent = &mut sending => sent,
+                () = over(self.turn.as_ref()) => {
+                    self.turn = None;
+                    sending.await
+                }
+            };
+            match sent {
                 Ok(Ok(())) => {
                     self.shared.metrics.sent(kind, count, bytes);
-                    self.sent[kind as usize] = Some((Instant::now(), share));
+                    self.sent[kind as usize] = Some(Instant::now());
                 }
                 Ok(Err(_)) => {
                     self.shared.metrics.failed(kind);
@@ -373,25 +425,13 @@ impl<M: Machine> Session<M> {
     }
 }
 
-/// Waits for room when a large response is due: after a change that concerns everyone, not all are in memory at once.
-async fn share(room: &Arc<Semaphore>, bytes: usize) -> Share {
-    if bytes < LARGE {
-        return None;
+/// Returns when the turn is over; never, if there is none.
+async fn over(turn: Option<&Turn>) {
+    match turn {
+        Some(turn) => sleep_until(turn.until()).await,
+        None => std::future::pending().await,
     }
-    let kib = u32::try_from(bytes.min(HELD) / 1_024).unwrap_or(RESPONSE_MEMORY_KIB);
-    let room = room.clone().acquire_many_owned(kib);
-    timeout(TURN, room).await.ok()?.ok()
 }
-
-/// A share of the memory for large responses, given back when the response is answered.
-type Share = Option<OwnedSemaphorePermit>;
-
-/// Most bytes of a response that are in memory at a time: what the transport takes in advance, and the next piece.
-const HELD: usize = SEND_BUFFER + 16 * 1024;
-/// Responses of fewer bytes need no share.
-const LARGE: usize = 64 * 1024;
-/// Longest wait for a share. It is a way to take turns, not a lock: proxies that do not answer hold nobody up for long.
-const TURN: Duration = Duration::from_secs(2);
 
 fn request_failed(status: &Status) -> End {
     match status.code() {

@@ -1,6 +1,6 @@
 //! What a stream that is served gets, and how it ends.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use osm_controller::ads::Settings;
 use osm_core::resource::ResourceType::{Cluster, Listener};
@@ -157,6 +157,54 @@ async fn a_reader_that_never_reads_is_cut_and_others_are_served() {
             break;
         }
     }
+}
+
+#[tokio::test]
+async fn large_responses_are_sent_in_turn_and_whoever_does_not_answer_holds_nobody_up_for_long() {
+    let longest = Duration::from_secs(2);
+    let settings = Settings {
+        turns: (1, longest),
+        ..Settings::default()
+    };
+    let mut setup = setup(settings).await;
+    let large = "x".repeat(100_000);
+    setup.shop.clusters(&[large.as_str()], "1").publish();
+    let mut silent = setup.connect(1).await;
+    silent.subscribe(Cluster, &[]).await;
+    let held = silent.next().await.unwrap().unwrap();
+    assert_eq!(held.resources.len(), 3);
+    let begun = Instant::now();
+    let mut other = setup.connect(2).await;
+    other.subscribe(Cluster, &[]).await;
+    assert!(other.is_quiet().await, "it is not its turn");
+    let connection = setup.server.ads.registry().connection(proxy(2).uuid).unwrap();
+    let waiting = connection
+        .status()
+        .await
+        .expect("it tells how it stands meanwhile");
+    assert!(waiting.kinds[0].in_flight);
+    assert_eq!(other.take().await.len(), 3);
+    assert!(
+        begun.elapsed() > longest / 2,
+        "not before the other's turn is over"
+    );
+    // An answer ends a turn at once.
+    silent.ack(&held).await;
+    setup.shop.clusters(&[large.as_str()], "2").publish();
+    for stream in [&mut other, &mut silent] {
+        assert_eq!(stream.take().await.len(), 1);
+    }
+    // Whoever waits is told to go as all others are.
+    setup.shop.clusters(&[large.as_str()], "3").publish();
+    let first = tokio::select! {
+        response = other.next() => response.unwrap().unwrap(),
+        response = silent.next() => response.unwrap().unwrap(),
+    };
+    assert_eq!(first.resources.len(), 1);
+    let ends = tokio::spawn(async move { (silent.next().await, other.next().await) });
+    setup.server.stop().await;
+    let (silent, other) = ends.await.unwrap();
+    assert!(silent.is_ok() && other.is_ok(), "{silent:?}, {other:?}");
 }
 
 #[tokio::test]

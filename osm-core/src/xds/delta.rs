@@ -5,7 +5,7 @@ use std::sync::Arc;
 use osm_proto::envoy::service::discovery::v3::DeltaDiscoveryRequest;
 
 use super::{
-    KindStatus, Limits, Outcome, Response, StreamError,
+    Due, KindStatus, Limits, Outcome, Response, StreamError,
     ledger::Ledger,
     session::{Session, Variant},
 };
@@ -131,7 +131,17 @@ impl DeltaStream {
 
     /// What to send now. To be called after every request and whenever a newer snapshot concerns the proxy.
     pub fn next_responses(&mut self, snapshot: &Arc<Snapshot>) -> Vec<Response> {
-        self.session.next_responses(snapshot)
+        self.due(snapshot, usize::MAX).responses
+    }
+
+    /// About how many names must be looked at to find out what is due: 0 when no more than single resources have changed.
+    pub fn weight(&self, snapshot: &Snapshot) -> usize {
+        self.session.weight(snapshot)
+    }
+
+    /// As [`Self::next_responses`], but without those of `limit` bytes or more, and without what must come after them.
+    pub fn due(&mut self, snapshot: &Arc<Snapshot>, limit: usize) -> Due {
+        self.session.due(snapshot, limit)
     }
 
     /// Tells that the proxy has had time to open all kinds it uses, some seconds after the stream began. Until then

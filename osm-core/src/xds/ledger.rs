@@ -123,6 +123,17 @@ impl Diff {
     }
 }
 
+/// What a comparison would come to if it were made again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Finding {
+    /// Nothing to send.
+    Nothing,
+    /// Something to send, which must wait.
+    Waiting,
+    /// The same, for being large.
+    Large,
+}
+
 /// A response that the proxy has not answered yet.
 #[derive(Debug)]
 struct InFlight {
@@ -147,6 +158,9 @@ pub(super) struct Ledger {
     /// Groups of resources that were rejected together, to be offered apart: one bad one must not hold up the others.
     suspects: Vec<Box<[Arc<str>]>>,
     in_flight: Option<Box<InFlight>>,
+    /// What the last comparison came to, with what it was made and whether with removals. It holds until the proxy says
+    /// something that matters to it.
+    found: Option<(Base, bool, Finding)>,
     last_nonce: u64,
     /// An answer is owed even if there is nothing to say.
     pub(super) owes_answer: bool,
@@ -179,6 +193,22 @@ impl Ledger {
     /// Whether the proxy is believed to have rejected nothing that it should have.
     pub(super) fn is_clean(&self) -> bool {
         self.parked.is_empty() && self.suspects.is_empty()
+    }
+
+    /// What is known of a comparison with `target` without making it.
+    pub(super) fn found(&self, target: &Base, removals: bool) -> Option<Finding> {
+        let (with, had_removals, finding) = self.found.as_ref()?;
+        (*had_removals == removals && with.is(target)).then_some(*finding)
+    }
+
+    /// Takes note of what a comparison came to that was not committed, or of which nothing is sent.
+    pub(super) fn find(&mut self, target: Base, removals: bool, finding: Finding) {
+        self.found = Some((target, removals, finding));
+    }
+
+    /// Forgets what comparisons came to: the proxy said something.
+    pub(super) fn compare_again(&mut self) {
+        self.found = None;
     }
 
     /// Starts from what a proxy that was connected before reports: names and versions. It has everything that `base`
@@ -226,6 +256,7 @@ impl Ledger {
 
     /// Notes that `name` must be answered, whatever the proxy is believed to have.
     pub(super) fn ask(&mut self, name: Arc<str>) {
+        self.found = None;
         self.asked.insert(name);
     }
 
@@ -370,6 +401,7 @@ impl Ledger {
 
     /// Takes note of a comparison whose response, if there is one, goes out with this number.
     pub(super) fn commit(&mut self, target: Base, diff: &mut Diff, nonce: Option<u64>) {
+        self.found = None;
         let was = std::mem::replace(&mut self.base, target);
         self.known = std::mem::take(&mut diff.known);
         self.asked = std::mem::take(&mut diff.asked);
@@ -404,6 +436,7 @@ impl Ledger {
 
     /// Drops a group of suspects of which nothing is left to offer.
     pub(super) fn clear_suspects(&mut self) -> bool {
+        self.found = None;
         self.suspects.pop().is_some()
     }
 

@@ -79,6 +79,15 @@ pub enum StreamError {
     },
 }
 
+/// What a proxy is to be sent.
+#[derive(Debug, Default)]
+pub struct Due {
+    /// In this order.
+    pub responses: Vec<Response>,
+    /// Whether there is more that was held back for being large.
+    pub withheld: bool,
+}
+
 /// What a request meant.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Outcome {

@@ -8,8 +8,8 @@
 use std::sync::Arc;
 
 use super::{
-    Limits, Outcome, RESPONSE_BYTES, Rejection, Response, StreamError,
-    ledger::{Base, Ledger},
+    Due, Limits, Outcome, RESPONSE_BYTES, Rejection, Response, StreamError,
+    ledger::{Base, Diff, Finding, Ledger},
     printable,
 };
 use crate::{
@@ -94,8 +94,11 @@ impl Session {
         }
     }
 
+    /// What a kind holds, to be changed by what the proxy says.
     pub(super) fn ledger(&mut self, kind: ResourceType) -> Option<&mut Ledger> {
-        self.ledgers[kind as usize].as_deref_mut()
+        let ledger = self.ledgers[kind as usize].as_deref_mut()?;
+        ledger.compare_again();
+        Some(ledger)
     }
 
     pub(super) fn open(&mut self, kind: ResourceType, ledger: Ledger, reconnected: bool) {
@@ -167,10 +170,21 @@ impl Session {
         self.variant == Variant::State && kind.allows_wildcard()
     }
 
-    pub(super) fn next_responses(&mut self, snapshot: &Arc<Snapshot>) -> Vec<Response> {
-        let mut responses = Vec::new();
+    /// About how many names must be looked at to find out what is due.
+    pub(super) fn weight(&self, snapshot: &Snapshot) -> usize {
+        let Some(view) = self.view(snapshot) else { return 0 };
+        let weight = |kind: ResourceType| {
+            let old = &self.ledgers[kind as usize].as_deref()?.base().set;
+            let new = view.set(kind);
+            (!Arc::ptr_eq(old, new)).then(|| old.len() + new.len())
+        };
+        ResourceType::ALL.into_iter().filter_map(weight).sum()
+    }
+
+    pub(super) fn due(&mut self, snapshot: &Arc<Snapshot>, limit: usize) -> Due {
+        let mut due = Due::default();
         let Some(view) = self.view(snapshot).cloned() else {
-            return responses;
+            return due;
         };
         let target = |kind| Base {
             set: view.set(kind).clone(),
@@ -184,7 +198,7 @@ impl Session {
             let waits = !matches!(kind, ResourceType::Endpoint | ResourceType::Secret);
             if !(blocked && waits) {
                 let removals = kind == ResourceType::Listener;
-                blocked |= !self.advance(kind, target(kind), removals, &mut responses);
+                blocked |= !self.advance(kind, target(kind), removals, limit, &mut due);
             }
         }
         use ResourceType::{Cluster, Endpoint, Listener, Route, Secret};
@@ -198,10 +212,10 @@ impl Session {
                 .iter()
                 .all(|referrer| self.is_settled(*referrer, &target(*referrer)))
             {
-                self.advance(kind, target(kind), true, &mut responses);
+                self.advance(kind, target(kind), true, limit, &mut due);
             }
         }
-        responses
+        due
     }
 
     /// Whether the proxy has confirmed that it has all of `target`, or does not use the kind.
@@ -218,7 +232,8 @@ impl Session {
         kind: ResourceType,
         target: Base,
         removals: bool,
-        responses: &mut Vec<Response>,
+        limit: usize,
+        due: &mut Due,
     ) -> bool {
         let whole = self.is_whole(kind);
         let state = self.variant == Variant::State;
@@ -228,9 +243,23 @@ impl Session {
         if ledger.is_at(&target) && !ledger.owes_answer {
             return true;
         }
+        match ledger.found(&target, removals) {
+            Some(finding) if ledger.in_flight() => return finding == Finding::Nothing,
+            Some(Finding::Nothing) if !ledger.owes_answer => return true,
+            Some(Finding::Large) if limit < RESPONSE_BYTES => {
+                due.withheld = true;
+                return false;
+            }
+            _ => {}
+        }
         let room = if whole { usize::MAX } else { RESPONSE_BYTES };
         let mut diff = ledger.diff(&target, removals, room);
         if ledger.in_flight() {
+            let finding = match diff.is_empty() {
+                true => Finding::Nothing,
+                false => Finding::Waiting,
+            };
+            ledger.find(target, removals, finding);
             return diff.is_empty();
         }
         while diff.is_empty() && ledger.clear_suspects() {
@@ -239,8 +268,14 @@ impl Session {
         // Without a whole, state-of-the-world has no words for what does not exist.
         let silent = state && !whole && diff.resources.is_empty();
         if (diff.is_empty() && !ledger.owes_answer) || silent {
-            ledger.commit(target, &mut diff, None);
+            ledger.commit(target.clone(), &mut diff, None);
+            ledger.find(target, removals, Finding::Nothing);
             return true;
+        }
+        if limit < RESPONSE_BYTES && size(&target, &diff, whole) >= limit {
+            ledger.find(target, removals, Finding::Large);
+            due.withheld = true;
+            return false;
         }
         self.nonce += 1;
         ledger.commit(target, &mut diff, Some(self.nonce));
@@ -254,7 +289,7 @@ impl Session {
             _ => changed,
         };
         let removed = if state { Vec::new() } else { diff.removed };
-        responses.push(Response {
+        due.responses.push(Response {
             kind,
             nonce: self.nonce,
             resources,
@@ -304,6 +339,19 @@ impl Session {
     pub(super) fn current_set(&mut self, kind: ResourceType, snapshot: &Arc<Snapshot>) -> Arc<TypeSet> {
         self.base(kind, snapshot).set
     }
+}
+
+/// About how many bytes the response to a comparison has.
+fn size(target: &Base, diff: &Diff, whole: bool) -> usize {
+    let length = |resource: &Arc<Resource>| resource.encoded().len();
+    if !whole {
+        return diff.resources.iter().map(length).sum();
+    }
+    let slots = target.set.iter().map(|(_, slot)| *slot);
+    slots
+        .filter_map(|slot| target.snapshot.resource(slot))
+        .map(length)
+        .sum()
 }
 
 /// The version of several resources together, whatever their order.

@@ -8,7 +8,7 @@ use std::{collections::BTreeSet, sync::Arc};
 use osm_proto::envoy::service::discovery::v3::DiscoveryRequest;
 
 use super::{
-    KindStatus, Limits, Outcome, Response, StreamError,
+    Due, KindStatus, Limits, Outcome, Response, StreamError,
     delta::WILDCARD,
     ledger::Ledger,
     session::{Session, Variant},
@@ -96,7 +96,17 @@ impl StateStream {
 
     /// What to send now. To be called after every request and whenever a newer snapshot concerns the proxy.
     pub fn next_responses(&mut self, snapshot: &Arc<Snapshot>) -> Vec<Response> {
-        self.session.next_responses(snapshot)
+        self.due(snapshot, usize::MAX).responses
+    }
+
+    /// About how many names must be looked at to find out what is due: 0 when no more than single resources have changed.
+    pub fn weight(&self, snapshot: &Snapshot) -> usize {
+        self.session.weight(snapshot)
+    }
+
+    /// As [`Self::next_responses`], but without those of `limit` bytes or more, and without what must come after them.
+    pub fn due(&mut self, snapshot: &Arc<Snapshot>, limit: usize) -> Due {
+        self.session.due(snapshot, limit)
     }
 
     /// How each kind that was opened stands.

@@ -22,8 +22,8 @@ use crate::{
 
 /// Nothing may move for so long before a change counts as over.
 const QUIET: Duration = Duration::from_millis(400);
-/// Longest wait for a phase.
-const PATIENCE: Duration = Duration::from_secs(180);
+/// Longest wait for a phase: 10,000 proxies that see 1,000 services are sent 45 GB.
+const PATIENCE: Duration = Duration::from_secs(900);
 
 /// A fleet connected to a world, and what was measured on it so far.
 pub(crate) struct Measure<'a> {

@@ -16,6 +16,9 @@ use crate::{
 
 const NAMES: [&str; 6] = ["a", "b", "c", "d", "e", "f"];
 
+/// More bytes than any one resource has, and fewer than two.
+const ONE_BYTES: usize = 200;
+
 /// Content the model refuses.
 fn is_bad(resource: &Resource) -> bool {
     (0..40)
@@ -79,7 +82,10 @@ impl Envoy {
     }
 
     fn receive(&mut self, world: &World) {
-        for response in self.stream.next_responses(world.published()) {
+        // What is held back for its size comes all the same when it may.
+        let limits = [1, ONE_BYTES, usize::MAX];
+        let due = limits.map(|limit| self.stream.due(world.published(), limit).responses);
+        for response in due.into_iter().flatten() {
             let view = world.resources(response.kind);
             for resource in &response.resources {
                 let current = view.get(resource.name().as_ref()).cloned().flatten();

@@ -38,3 +38,45 @@ fn a_subscription_to_nearly_all_is_to_those_and_no_others() {
     let third = script.stream.next_responses(&newer);
     assert_eq!(shorts(&third), ["EDS +c"]);
 }
+
+#[test]
+fn what_is_large_waits_and_so_does_what_must_come_after_it() {
+    let mut script = Script::synced(|world| {
+        world
+            .set(Cluster, "a", 1)
+            .set(Endpoint, "a", 1)
+            .set(Listener, "l", 1)
+            .set(Secret, "s", 1);
+    });
+    let snapshot = script.world.published().clone();
+    assert_eq!(script.stream.weight(&snapshot), 0);
+    let newer = script.world.set(Endpoint, "a", 2).set(Secret, "s", 2).publish();
+    assert_eq!(script.stream.weight(&newer), 0, "no name came or went");
+    let newest = script
+        .world
+        .set(Cluster, "b", 1)
+        .set(Cluster, "c", 1)
+        .set(Listener, "m", 1)
+        .publish();
+    assert_eq!(script.stream.weight(&newest), (1 + 3) + (1 + 2));
+    let one = |kind, name| {
+        script.world.resources(kind)[name]
+            .clone()
+            .unwrap()
+            .encoded()
+            .len()
+    };
+    let limit = 1 + [(Endpoint, "a"), (Secret, "s"), (Listener, "m"), (Cluster, "b")]
+        .map(|(kind, name)| one(kind, name))
+        .into_iter()
+        .max()
+        .unwrap();
+    let due = script.stream.due(&newest, limit);
+    assert!(due.withheld, "two clusters are");
+    assert_eq!(shorts(&due.responses), ["EDS +a", "SDS +s"]);
+    let due = script.stream.due(&newest, limit);
+    assert!(due.withheld && due.responses.is_empty());
+    let due = script.stream.due(&newest, usize::MAX);
+    assert!(!due.withheld);
+    assert_eq!(shorts(&due.responses), ["CDS +b +c", "LDS +m"]);
+}
