@@ -11,7 +11,18 @@ use hyper::body::Incoming;
 use prost::Message;
 use tonic::Status;
 
-use super::PREFIX;
+use super::{PREFIX, turn::LARGE};
+
+/// What came.
+#[derive(Debug)]
+pub(super) enum Next<Q> {
+    /// A request.
+    Request(Q),
+    /// A large one is on its way, which is not read before that is allowed.
+    Large,
+    /// The proxy has no more.
+    End,
+}
 
 /// The requests of one stream.
 #[derive(Debug)]
@@ -34,16 +45,19 @@ impl<Q: Message + Default> Requests<Q> {
         }
     }
 
-    /// The next request; `None` when the proxy has no more. Nothing is lost if the wait is given up.
+    /// What comes next; large requests only if `large`. Nothing is lost if the wait is given up.
     ///
     /// # Errors
     /// `OUT_OF_RANGE` or `INVALID_ARGUMENT` if the proxy is to blame; another status if the connection broke.
-    pub(super) async fn next(&mut self) -> Result<Option<Q>, Status> {
+    pub(super) async fn next(&mut self, large: bool) -> Result<Next<Q>, Status> {
         loop {
             if let Some(message) = self.unread.take()? {
                 let malformed =
                     |error| Status::invalid_argument(format!("the request is malformed: {error}"));
-                return Q::decode(message).map(Some).map_err(malformed);
+                return Q::decode(message).map(Next::Request).map_err(malformed);
+            }
+            if !large && self.unread.is_large() {
+                return Ok(Next::Large);
             }
             match self.body.frame().await {
                 Some(Ok(frame)) => {
@@ -52,7 +66,7 @@ impl<Q: Message + Default> Requests<Q> {
                     }
                 }
                 Some(Err(error)) => return Err(Status::cancelled(error.to_string())),
-                None if self.unread.buffer.is_empty() => return Ok(None),
+                None if self.unread.buffer.is_empty() => return Ok(Next::End),
                 None => return Err(Status::invalid_argument("the stream ends inside a request")),
             }
         }
@@ -67,6 +81,12 @@ struct Frames {
 }
 
 impl Frames {
+    /// Whether the next message, of which a part is there, needs a turn.
+    fn is_large(&self) -> bool {
+        let prefix = self.buffer.first_chunk::<PREFIX>();
+        prefix.is_some_and(|[_, length @ ..]| u32::from_be_bytes(*length) as usize >= LARGE)
+    }
+
     /// The bytes of the next message, if all of them are there.
     fn take(&mut self) -> Result<Option<BytesMut>, Status> {
         let Some(prefix) = self.buffer.first_chunk::<PREFIX>() else {
@@ -122,6 +142,19 @@ mod tests {
         frames.buffer.put_slice(b"\x00\x00\x00\x00");
         assert_eq!(frames.take().unwrap().unwrap(), "");
         assert_eq!(frames.buffer.capacity(), 0, "a quiet stream holds nothing");
+    }
+
+    #[test]
+    fn a_large_message_is_known_by_its_head() {
+        let mut frames = frames(LARGE);
+        frames.buffer.put_slice(&[0, 0, 0, 255]);
+        assert!(!frames.is_large(), "its length is not there yet");
+        frames.buffer.put_slice(&[255]);
+        assert!(!frames.is_large());
+        frames.buffer.clear();
+        frames.buffer.put_slice(&[0, 0, 1, 0, 0]);
+        assert!(frames.is_large());
+        assert!(frames.take().unwrap().is_none());
     }
 
     #[test]

@@ -20,7 +20,7 @@ use super::{
     Shared,
     admission::Bucket,
     registry::{Place, StreamStatus},
-    requests::Requests,
+    requests::{Next, Requests},
     responses::Outgoing,
     service::owns,
     turn::{HEAVY, LARGE, Turn},
@@ -201,6 +201,8 @@ impl<M: Machine> Session<M> {
         let mut refresh = Instant::now() + jittered(settings.refresh, 0.5);
         let turns = self.shared.turns.clone();
         let mut turn = pin!(Fuse::terminated());
+        // A large request is on its way.
+        let mut large = false;
         loop {
             let Some(snapshot) = self.follow() else {
                 return End("not_synced", Some(Status::unavailable("the mesh is not known")));
@@ -210,7 +212,8 @@ impl<M: Machine> Session<M> {
             }
             let due = self.due(&snapshot);
             drop(snapshot);
-            if !due.withheld {
+            let waits = self.turn.is_none() && (due.withheld || large);
+            if !waits {
                 turn.set(Fuse::terminated());
             } else if turn.is_terminated() {
                 turn.set(turns.take().fuse());
@@ -219,7 +222,7 @@ impl<M: Machine> Session<M> {
                 return end;
             }
             if let Some(turn) = &mut self.turn {
-                match self.sent.iter().any(Option::is_some) {
+                match large || self.sent.iter().any(Option::is_some) {
                     true => turn.hold(),
                     false => turn.rest(),
                 }
@@ -245,14 +248,21 @@ impl<M: Machine> Session<M> {
                 peer,
                 ..
             } = self;
+            let has_turn = self.turn.is_some();
             let request = async {
                 sleep_until(bucket.ready_at()).await;
-                requests.next().await
+                requests.next(has_turn).await
             };
             tokio::select! {
-                request = request => match request {
-                    Ok(Some(request)) => if let Err(end) = self.on_request(&request) { return end },
-                    Ok(None) => return End("closed", None),
+                request = request, if has_turn || !large => match request {
+                    Ok(Next::Request(request)) => {
+                        large = false;
+                        if let Err(end) = self.on_request(&request) {
+                            return end;
+                        }
+                    }
+                    Ok(Next::Large) => large = true,
+                    Ok(Next::End) => return End("closed", None),
                     Err(status) => return request_failed(&status),
                 },
                 changed = woken.changed() => if changed.is_err() {

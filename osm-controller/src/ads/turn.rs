@@ -14,7 +14,7 @@ use tokio::{
     time::Instant,
 };
 
-/// Responses of fewer bytes need no turn.
+/// Responses and requests of fewer bytes need no turn.
 pub(super) const LARGE: usize = 64 * 1024;
 /// Comparisons of fewer names need none.
 pub(super) const HEAVY: usize = 500;

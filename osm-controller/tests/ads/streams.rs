@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use osm_controller::ads::Settings;
-use osm_core::resource::ResourceType::{Cluster, Listener};
+use osm_core::resource::ResourceType::{Cluster, Endpoint, Listener};
 use osm_proto::envoy::service::discovery::v3::{DeltaDiscoveryRequest, DiscoveryRequest};
 use tonic::Code;
 
@@ -182,20 +182,37 @@ async fn large_responses_are_sent_in_turn_and_whoever_does_not_answer_holds_nobo
         .status()
         .await
         .expect("it tells how it stands meanwhile");
-    assert!(waiting.kinds[0].in_flight);
+    assert!(waiting.kinds[0].wildcard && !waiting.kinds[0].in_flight);
     assert_eq!(other.take().await.len(), 3);
     assert!(
         begun.elapsed() > longest / 2,
         "not before the other's turn is over"
     );
+    // A large request is not read before its turn, either.
+    setup.shop.clusters(&[large.as_str()], "2").publish();
+    let held_again = other.next().await.unwrap().unwrap();
+    let begun = Instant::now();
+    let names: Vec<_> = (0..2_000).map(|number| format!("{number:050}")).collect();
+    let names: Vec<_> = names.iter().map(String::as_str).collect();
+    silent.subscribe(Endpoint, &names).await;
+    assert_eq!(
+        silent.next().await.unwrap().unwrap().removed_resources.len(),
+        2_000
+    );
+    assert!(
+        begun.elapsed() > longest / 2,
+        "not before the other's turn is over"
+    );
+    other.ack(&held_again).await;
     // An answer ends a turn at once.
     silent.ack(&held).await;
-    setup.shop.clusters(&[large.as_str()], "2").publish();
+    assert_eq!(silent.take().await.len(), 1);
+    setup.shop.clusters(&[large.as_str()], "3").publish();
     for stream in [&mut other, &mut silent] {
         assert_eq!(stream.take().await.len(), 1);
     }
     // Whoever waits is told to go as all others are.
-    setup.shop.clusters(&[large.as_str()], "3").publish();
+    setup.shop.clusters(&[large.as_str()], "4").publish();
     let first = tokio::select! {
         response = other.next() => response.unwrap().unwrap(),
         response = silent.next() => response.unwrap().unwrap(),

@@ -177,6 +177,10 @@ pub(crate) fn judge(phases: &[Phase]) -> Vec<Verdict> {
             .collect::<Vec<_>>()
     };
     let one = |name: &str| find(name).into_iter().next();
+    let before = |phase: &Phase| {
+        let at = phases.iter().position(|other| std::ptr::eq(other, phase))?;
+        phases.get(at.checked_sub(1)?)
+    };
     let ratio = |over: Option<f64>, under: Option<f64>| Some(over? / under?.max(1e-6));
 
     let endpoints = find("large, SMI: one endpoint");
@@ -203,6 +207,37 @@ pub(crate) fn judge(phases: &[Phase]) -> Vec<Verdict> {
                 ),
                 Some(phase.proxies.abs_diff(expected) as f64),
                 0.0,
+            );
+        }
+        if let Some(most) = phase.streams.iter().max() {
+            let sum: usize = phase.streams.iter().sum();
+            judge(
+                &format!(
+                    "{}: streams of the busiest controller, against an equal share",
+                    phase.name
+                ),
+                ratio(Some((*most * phase.streams.len()) as f64), Some(sum as f64)),
+                1.1,
+            );
+        }
+        if phase.connects > 0 && !phase.name.ends_with("restart after SIGKILL") {
+            judge(
+                &format!(
+                    "{}: failures for each proxy, as of proxies that are sent too much at once",
+                    phase.name
+                ),
+                Some(phase.failures as f64 / phase.connects as f64),
+                0.1,
+            );
+        }
+        if phase.name.contains(": switch ") {
+            judge(
+                &format!(
+                    "{}: memory at its peak, against the end of the phase before",
+                    phase.name
+                ),
+                before(phase).map(|before| phase.peak / before.resident),
+                1.5,
             );
         }
         if phase.name.ends_with("one endpoint") {

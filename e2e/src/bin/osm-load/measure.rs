@@ -184,6 +184,12 @@ impl Measure<'_> {
         let mut phase = self.finish(name, &before, 1).await?;
         phase.latency = Latency::of(&[synced.iter().map(|(_, at)| at - before.moment).collect()]);
         phase.proxies = count;
+        let streams = self.fleet.tally().streams();
+        if streams.len() > 1 {
+            let each: Vec<String> = streams.iter().map(usize::to_string).collect();
+            phase.note = each.join(" + ");
+            phase.streams = streams;
+        }
         self.keep(phase);
         Ok(())
     }

@@ -86,6 +86,8 @@ pub(crate) struct Phase {
     pub(crate) resident: f64,
     /// Its peak within the phase, MB.
     pub(crate) peak: f64,
+    /// Streams of each controller at the end, if there are several and they had to be made.
+    pub(crate) streams: Vec<usize>,
     /// CPU seconds of the fake Envoys.
     pub(crate) generator_cpu: f64,
     /// CPU seconds of the API server and etcd.
