@@ -100,6 +100,11 @@ pub async fn run(args: Args, log: Handle) -> Result<()> {
     tokio::spawn(search.keep(leader, stop.clone()));
     tokio::spawn(follow_log_level(mesh.clone(), log));
 
+    #[cfg(feature = "sabotage")]
+    if osm_core::sabotage::Fault::Busy.is_on() {
+        std::thread::spawn(|| while !std::hint::black_box(false) {});
+    }
+
     // Everything that needs certificates, once there are any.
     let setting = flags.setting()?;
     let objects = component.follow_roots(&setting);

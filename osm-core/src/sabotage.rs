@@ -46,6 +46,14 @@ pub enum Fault {
     NoOverlap,
     /// A provider may come with another root.
     NoPin,
+    /// What a sidecar kept is not read when it starts.
+    Forgetful,
+    /// The replica that cannot renew its Lease ends, as clients of Kubernetes often do.
+    FatalLease,
+    /// The webhooks are asked about every namespace, their own and Kubernetes' among them.
+    SelectsAll,
+    /// A controller is never idle.
+    Busy,
 }
 
 static CHOSEN: LazyLock<String> = LazyLock::new(|| env::var("OSM_SABOTAGE").unwrap_or_default());
@@ -72,6 +80,10 @@ impl Fault {
             Self::ImpatientReadiness => "impatient-readiness",
             Self::NoOverlap => "no-overlap",
             Self::NoPin => "no-pin",
+            Self::Forgetful => "forgetful",
+            Self::FatalLease => "fatal-lease",
+            Self::SelectsAll => "selects-all",
+            Self::Busy => "busy",
         };
         *CHOSEN == name
     }

@@ -6,7 +6,10 @@
 mod town;
 
 use dhat::HeapStats;
-use osm_core::mesh::Event;
+use osm_core::{
+    facts::{Fact, Pod},
+    mesh::Event,
+};
 use town::{Town, accept, synced};
 
 #[global_allocator]
@@ -16,6 +19,9 @@ static ALLOCATOR: dhat::Alloc = dhat::Alloc;
 const STREAM: usize = 1_470;
 /// Bytes a further pod may cost the engine: its fact, its place in tables, its endpoint. Measured: 2,463 in either mode.
 const POD: usize = 2_710;
+
+/// Pods that are replaced before and, twice as many, while it is measured what that leaves behind.
+const CHURN: usize = 600;
 
 fn held() -> usize {
     HeapStats::get().curr_bytes
@@ -83,5 +89,43 @@ fn keeps(town: &Town) {
     assert!(
         grown <= 4_096,
         "{mode}: twenty changes and back left {grown} bytes"
+    );
+
+    // Pods are replaced one after another, and streams look at what became of it only now and then: each holds an old
+    // snapshot meanwhile. However many there have been, no more is held.
+    let mut turn = 0;
+    let mut churn = |replacements: usize| {
+        for _ in 0..replacements {
+            turn += 1;
+            let number = turn % (town.services * town.pods);
+            let service = number / town.pods;
+            let mut pod = town.pod(number);
+            let key = pod.key();
+            if let Fact::Pod(Pod {
+                proxy: Some(proxy), ..
+            }) = &mut pod
+            {
+                (proxy.uid, proxy.created) = (format!("{turn:036}").into(), turn as i64);
+            }
+            for event in [
+                Event::Upsert(town.slice(service, town.pods - 1)),
+                Event::Remove(key),
+                Event::Upsert(pod),
+                Event::Upsert(town.slice(service, town.pods)),
+            ] {
+                engine.apply(vec![event]);
+            }
+            let index = turn % streams.len();
+            accept(&mut streams[index], engine.snapshot());
+        }
+    };
+    churn(CHURN);
+    let before = held();
+    churn(2 * CHURN);
+    let grown = held().saturating_sub(before);
+    assert!(
+        grown <= before / 50,
+        "{mode}: {} pods were replaced, which left {grown} bytes; {before} were held",
+        2 * CHURN
     );
 }

@@ -144,6 +144,10 @@ impl<S: Store> Candidate<S> {
                         "the Lease cannot be read or written"
                     );
                     if Instant::now() >= deadline {
+                        #[cfg(feature = "sabotage")]
+                        if leading && osm_core::sabotage::Fault::FatalLease.is_on() {
+                            std::process::exit(1);
+                        }
                         self.lead(false);
                     }
                 }

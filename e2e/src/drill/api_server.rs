@@ -11,6 +11,7 @@ use super::scene::{COMPONENTS, REPLICAS, SOON, Scene};
 use crate::cluster::power;
 use crate::cluster::record::Record;
 use crate::harness::eventually;
+use crate::harness::mesh::NAMESPACE;
 use crate::harness::policy::{http_rule, traffic_target};
 
 /// The API server stands still: connections stay, watches are silent, nothing is answered.
@@ -117,23 +118,43 @@ async fn afterwards(scene: &Scene, before: &BTreeSet<PodProcess>, unready: Vec<S
 }
 
 /// Power cut: every process of the cluster but the container runtime is killed at once, pods included, and all of it
-/// comes up by itself with the mesh installed.
+/// comes up by itself with the mesh installed. The pods of the control plane have to be made anew, as when their node does
+/// not come back: with nobody there who could admit them.
 pub(super) async fn cold_start(scene: &Scene) -> Result<()> {
+    // What everything else needs is named last.
+    let store = ["kube-apiserver", "etcd"];
     let programs = [
         "kubelet",
         "kube-proxy",
         "kube-scheduler",
         "kube-controller-manager",
-        "kube-apiserver",
-        "etcd",
     ];
     let sidecars = scene.proxies().await?.len();
-    let cut = power::cut(&programs)?;
+    let mut cut = power::cut(&programs)?;
+    cut.extend(power::cut(&store)?);
     power::kill_pods()?;
     scene.fault();
     tokio::time::sleep(Duration::from_secs(5)).await;
     let back = Instant::now();
-    let at_most = Duration::from_secs(300);
+    let at_most = Duration::from_secs(120);
+    eventually(
+        "the pods of the control plane to be forgotten",
+        at_most,
+        async || {
+            power::restore(&scene.checkout, &cut[programs.len()..])?;
+            for pod in scene.mesh.kubernetes.pods(NAMESPACE, "").await? {
+                let name = pod.metadata.name.unwrap_or_default();
+                let forget = ["delete", "pod", "-n", NAMESPACE, &name, "--force", "--wait=false"];
+                scene.mesh.kubernetes.kubectl(&forget, "").await?;
+            }
+            ensure!(
+                scene.mesh.kubernetes.pods(NAMESPACE, "").await?.is_empty(),
+                "some are there"
+            );
+            Ok(())
+        },
+    )
+    .await?;
     // What the API server says of pods is from before at first: that a controller answers is not.
     eventually("a controller for every sidecar", at_most, async || {
         power::restore(&scene.checkout, &cut)?;

@@ -194,7 +194,7 @@ pub(super) async fn autoscaled(scene: &Scene) -> Result<()> {
         .await?;
     let over = Instant::now();
     for component in ["osm-controller", "osm-injector"] {
-        let least = until_replicas(scene, component, |replicas| replicas == REPLICAS as u64, 900).await;
+        let least = until_replicas(scene, component, |replicas| replicas == REPLICAS as u64, 600).await;
         scene.finding(
             format!("replicas of {component} when it is over"),
             format!("{} after {} s", show(&least), over.elapsed().as_secs()),

@@ -16,6 +16,8 @@ mod turn;
 use std::{sync::Arc, time::Duration};
 
 use osm_core::{identity::TrustDomain, xds};
+use rand::Rng as _;
+use tokio::time::Instant;
 
 pub use metrics::AdsMetrics;
 pub(crate) use metrics::name as kind_name;
@@ -54,7 +56,8 @@ pub struct Settings {
     pub requests: (u32, u32),
     /// After this time a proxy is taken to have opened all kinds it uses.
     pub settle: Duration,
-    /// About how often a stream moves to the newest snapshot even if nothing concerns it, so that old ones are freed.
+    /// How often streams move to the newest snapshot even if nothing concerns them, so that old ones are freed. They do so
+    /// at about the same time, within a hundredth of it: then few snapshots are held by all of them.
     pub refresh: Duration,
     /// What a stream may remember.
     pub limits: xds::Limits,
@@ -91,6 +94,7 @@ struct Shared {
     metrics: AdsMetrics,
     admission: admission::Admission,
     turns: turn::Turns,
+    begun: Instant,
 }
 
 impl Shared {
@@ -112,6 +116,15 @@ impl Shared {
             metrics,
             admission,
             turns: turn::Turns::new(turns, longest),
+            begun: Instant::now(),
         })
+    }
+
+    /// When a stream is to move to the newest snapshot.
+    fn next_refresh(&self) -> Instant {
+        let period = self.settings.refresh.max(Duration::from_secs(1));
+        let past = self.begun.elapsed().as_secs_f64() / period.as_secs_f64();
+        let spread = rand::rng().random_range(0.0..0.01);
+        self.begun + period.mul_f64(past.floor() + 1.0 + spread)
     }
 }

@@ -9,7 +9,7 @@ use osm_core::{
     xds::{self, DeltaStream, KindStatus, Outcome, StateStream, StreamError},
 };
 use osm_proto::envoy::service::discovery::v3::{DeltaDiscoveryRequest, DiscoveryRequest};
-use osm_runtime::{backoff::jittered, serve::Peer};
+use osm_runtime::serve::Peer;
 use tokio::{
     sync::{mpsc, oneshot, watch},
     time::{Instant, sleep_until, timeout},
@@ -198,7 +198,7 @@ impl<M: Machine> Session<M> {
     async fn serve(&mut self, responses: &mpsc::Sender<Outgoing>) -> End {
         let settings = self.shared.settings.clone();
         let mut settle = Some(Instant::now() + settings.settle);
-        let mut refresh = Instant::now() + jittered(settings.refresh, 0.5);
+        let mut refresh = self.shared.next_refresh();
         let turns = self.shared.turns.clone();
         let mut turn = pin!(Fuse::terminated());
         // A large request is on its way.
@@ -280,7 +280,7 @@ impl<M: Machine> Session<M> {
                     }
                     self.turn.take_if(|turn| turn.until() <= now);
                     if refresh <= now {
-                        refresh = now + jittered(settings.refresh, 0.5);
+                        refresh = self.shared.next_refresh();
                     }
                 }
                 () = place.replaced.cancelled() => {

@@ -237,7 +237,7 @@ impl Parts<'_> {
     /// controller, and therefore runs as Envoy's user, which redirection lets out.
     pub(super) fn relay(&self) -> Value {
         let controller = bootstrap::address(&self.settings.control_plane_namespace);
-        value(Container {
+        let container = Container {
             name: RELAY.to_owned(),
             image: Some(self.settings.healthcheck_image.clone()),
             image_pull_policy: self.settings.pull_policy.clone(),
@@ -269,7 +269,19 @@ impl Parts<'_> {
                 mount(RELAY_VOLUME, RELAY_DIRECTORY, false),
             ]),
             ..Default::default()
-        })
+        };
+        #[cfg(feature = "sabotage")]
+        let container = if crate::sabotage::Fault::Forgetful.is_on() {
+            let env = Some(vec![EnvVar {
+                name: "OSM_SABOTAGE".to_owned(),
+                value: Some("forgetful".to_owned()),
+                ..Default::default()
+            }]);
+            Container { env, ..container }
+        } else {
+            container
+        };
+        value(container)
     }
 
     fn restart_policy(&self) -> Option<String> {

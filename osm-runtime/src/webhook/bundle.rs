@@ -145,6 +145,11 @@ impl<K: Configuration> Keeper<'_, K> {
                 return;
             }
         };
+        #[cfg(feature = "sabotage")]
+        if osm_core::sabotage::Fault::SelectsAll.is_on() {
+            // The bundle is right already: it would not be written again.
+            self.found.iter_mut().for_each(|(_, bundle)| *bundle = None);
+        }
     }
 
     fn differs(&self, wanted: &TrustBundle) -> bool {
@@ -164,6 +169,16 @@ impl<K: Configuration> Keeper<'_, K> {
             .iter()
             .map(|(name, _)| json!({"name": name, "clientConfig": {"caBundle": bundle}}))
             .collect();
+        #[cfg(feature = "sabotage")]
+        let webhooks: Vec<_> = if osm_core::sabotage::Fault::SelectsAll.is_on() {
+            let everywhere = |mut webhook: serde_json::Value| {
+                webhook["namespaceSelector"] = json!({});
+                webhook
+            };
+            webhooks.into_iter().map(everywhere).collect()
+        } else {
+            webhooks
+        };
         let patch = json!({
             "apiVersion": K::api_version(&()), "kind": K::kind(&()),
             "metadata": {"name": self.name}, "webhooks": webhooks,

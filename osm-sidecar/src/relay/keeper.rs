@@ -26,6 +26,12 @@ impl Keeper {
     pub(super) fn open(folder: &Path, limits: Limits) -> Self {
         let folder = folder.to_owned();
         let opened = load(&folder.join(JOURNAL), limits).or_else(|_| create(&folder.join(JOURNAL), limits));
+        #[cfg(feature = "sabotage")]
+        let opened = if osm_core::sabotage::Fault::Forgetful.is_on() {
+            create(&folder.join(JOURNAL), limits)
+        } else {
+            opened
+        };
         if let Err(error) = &opened {
             println!("nothing is kept: {}: {error}", folder.display());
         }
