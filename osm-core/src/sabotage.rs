@@ -32,8 +32,8 @@ pub enum Fault {
     EndlessConnections,
     /// Each injector has its own answer to an admission request.
     OwnNames,
-    /// The API server may put all admissions on one connection.
-    StickyWebhooks,
+    /// Injectors that do not hold the Lease take seven seconds over each answer.
+    SlowFollowers,
     /// Secrets without pods stay.
     NoCollection,
     /// Certificates are not renewed in time.
@@ -73,7 +73,7 @@ impl Fault {
             Self::ShortConnections => "short-connections",
             Self::EndlessConnections => "endless-connections",
             Self::OwnNames => "own-names",
-            Self::StickyWebhooks => "sticky-webhooks",
+            Self::SlowFollowers => "slow-followers",
             Self::NoCollection => "no-collection",
             Self::NoRenewal => "no-renewal",
             Self::NoBackdate => "no-backdate",

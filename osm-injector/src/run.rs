@@ -142,7 +142,10 @@ impl Starting {
         };
         let client = component.client.clone();
         let bootstraps = Bootstraps::new(client, issuer, owner, self.bootstrap_metrics.clone());
-        let counted = self.look_after(bootstraps.clone());
+        let leader = component.campaign();
+        #[cfg(feature = "sabotage")]
+        let answers = leader.clone();
+        let counted = self.look_after(bootstraps.clone(), leader);
         component.keep_roots(keeper, &self.objects, move || {
             let (proxies, secrets) = (None, *counted.borrow());
             std::future::ready(Usage { proxies, secrets })
@@ -160,7 +163,16 @@ impl Starting {
             ..Default::default()
         };
         let router = review::router(PATH, limits, self.review_metrics.clone(), move |request| {
-            webhook.clone().judge(request)
+            #[cfg(feature = "sabotage")]
+            let slow = osm_core::sabotage::Fault::SlowFollowers.is_on() && !*answers.borrow();
+            let webhook = webhook.clone();
+            async move {
+                #[cfg(feature = "sabotage")]
+                if slow {
+                    tokio::time::sleep(std::time::Duration::from_secs(7)).await;
+                }
+                webhook.judge(request).await
+            }
         });
         let settings = Settings {
             name: "webhook",
@@ -178,10 +190,13 @@ impl Starting {
         Ok(())
     }
 
-    /// Takes part in the election of the replica that looks after Secrets; what it finds while it is the one.
-    fn look_after(&self, bootstraps: Bootstraps) -> watch::Receiver<Option<Count>> {
+    /// Looks after Secrets while `leader` says that this replica is the one; what it finds then.
+    fn look_after(
+        &self,
+        bootstraps: Bootstraps,
+        leader: watch::Receiver<bool>,
+    ) -> watch::Receiver<Option<Count>> {
         let (counted, count) = watch::channel(None);
-        let leader = self.component.campaign();
         let seen = upkeep::Seen::default();
         self.component.status.describe({
             let (seen, validity) = (seen.clone(), self.args.bootstrap_certificate_validity);

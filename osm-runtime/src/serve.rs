@@ -98,22 +98,15 @@ impl Limits {
     /// connection, so to one replica, for as long as there is a stream left on it: with few streams to a connection and
     /// an end to its life, more replicas answer more requests.
     pub fn webhook() -> Self {
-        let (streams, max_age) = (4, Some(Duration::from_secs(60)));
-        #[cfg(feature = "sabotage")]
-        let (streams, max_age) = if osm_core::sabotage::Fault::StickyWebhooks.is_on() {
-            (250, None)
-        } else {
-            (streams, max_age)
-        };
         Self {
             connections: 1_000,
             handshake: Duration::from_secs(10),
             head: Duration::from_secs(10),
-            streams,
+            streams: 4,
             head_bytes: 64 * 1024,
             ping: Some(Duration::from_secs(30)),
             dead: Duration::from_secs(40),
-            max_age,
+            max_age: Some(Duration::from_secs(60)),
             proof: Duration::from_secs(60),
             within: false,
             leave_over: Duration::from_secs(1),

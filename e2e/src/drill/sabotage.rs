@@ -55,8 +55,8 @@ pub enum Sabotage {
     EndlessConnections,
     /// Each injector has its own answer to an admission request.
     OwnNames,
-    /// The API server may put all admissions on one connection.
-    StickyWebhooks,
+    /// Injectors that do not hold the Lease take seven seconds over each answer.
+    SlowFollowers,
     /// Secrets without pods stay.
     NoCollection,
     /// Certificates are not renewed.
@@ -93,7 +93,7 @@ impl Sabotage {
             Self::ShortConnections => "short-connections",
             Self::EndlessConnections => "endless-connections",
             Self::OwnNames => "own-names",
-            Self::StickyWebhooks => "sticky-webhooks",
+            Self::SlowFollowers => "slow-followers",
             Self::NoCollection => "no-collection",
             Self::NoRenewal => "no-renewal",
             Self::NoBackdate => "no-backdate",
@@ -120,7 +120,7 @@ impl Sabotage {
             Self::ShortConnections => &["scaled_up"],
             Self::EndlessConnections => &["connections_of_bounded_age"],
             Self::OwnNames => &["repeated_admission"],
-            Self::StickyWebhooks => &["injectors_added"],
+            Self::SlowFollowers => &["injectors_added"],
             Self::NoCollection => &["orphaned_secrets"],
             Self::NoRenewal => &["renewed_certificates", "renewed_bootstraps"],
             Self::NoBackdate => &["jumped_clocks"],
