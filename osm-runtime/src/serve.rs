@@ -74,6 +74,9 @@ pub struct Limits {
     pub streams: u32,
     /// Most bytes of a request's head.
     pub head_bytes: u32,
+    /// HTTP/2: most bytes of a request's body that are taken in before the handler reads them. The rest stays with the
+    /// peer.
+    pub unread: u32,
     /// HTTP/2: how often a quiet peer is pinged; it must answer within as long. `None` where peers ping by themselves.
     pub ping: Option<Duration>,
     /// About how long a peer's host may be silent before the connection counts as dead. The kernel asks (TCP keepalive)
@@ -104,6 +107,7 @@ impl Limits {
             head: Duration::from_secs(10),
             streams: 4,
             head_bytes: 64 * 1024,
+            unread: 1024 * 1024,
             ping: Some(Duration::from_secs(30)),
             dead: Duration::from_secs(40),
             max_age: Some(Duration::from_secs(60)),
@@ -115,12 +119,13 @@ impl Limits {
     }
 
     /// For ADS: thousands of connections, each with one or two streams that live as long as it does, of peers that ping
-    /// every few seconds.
+    /// every few seconds. When all of them come back at once with large requests, most wait for their turn to be read.
     pub fn ads() -> Self {
         Self {
             connections: 20_000,
             streams: 16,
             head_bytes: 16 * 1024,
+            unread: 64 * 1024,
             ping: None,
             max_age: None,
             within: true,
@@ -441,6 +446,8 @@ impl Connection {
                 .max_pending_accept_reset_streams(20)
                 .max_local_error_reset_streams(100)
                 .max_send_buf_size(SEND_BUFFER)
+                .initial_stream_window_size(limits.unread)
+                .initial_connection_window_size(limits.unread)
                 .keep_alive_interval(limits.ping)
                 .keep_alive_timeout(limits.ping.unwrap_or(limits.dead))
                 .serve_connection(io, service);
