@@ -11,7 +11,7 @@ use hyper::body::Incoming;
 use prost::Message;
 use tonic::Status;
 
-use super::{PREFIX, turn::LARGE};
+use super::{PREFIX, turn::LARGE_REQUEST};
 
 /// What came.
 #[derive(Debug)]
@@ -84,7 +84,7 @@ impl Frames {
     /// Whether the next message, of which a part is there, needs a turn.
     fn is_large(&self) -> bool {
         let prefix = self.buffer.first_chunk::<PREFIX>();
-        prefix.is_some_and(|[_, length @ ..]| u32::from_be_bytes(*length) as usize >= LARGE)
+        prefix.is_some_and(|[_, length @ ..]| u32::from_be_bytes(*length) as usize >= LARGE_REQUEST)
     }
 
     /// The bytes of the next message, if all of them are there.
@@ -146,7 +146,7 @@ mod tests {
 
     #[test]
     fn a_large_message_is_known_by_its_head() {
-        let mut frames = frames(LARGE);
+        let mut frames = frames(LARGE_REQUEST);
         frames.buffer.put_slice(&[0, 0, 0, 255]);
         assert!(!frames.is_large(), "its length is not there yet");
         frames.buffer.put_slice(&[255]);

@@ -14,8 +14,10 @@ use tokio::{
     time::Instant,
 };
 
-/// Responses and requests of fewer bytes need no turn.
-pub(super) const LARGE: usize = 64 * 1024;
+/// Responses of fewer bytes need no turn: taking turns costs more than it brings where all are over in a moment.
+pub(super) const LARGE: usize = 256 * 1024;
+/// Requests of fewer bytes need none.
+pub(super) const LARGE_REQUEST: usize = 64 * 1024;
 /// Comparisons of fewer names need none.
 pub(super) const HEAVY: usize = 500;
 /// A proxy that has answered everything asks for the next kind within this time, or is done.

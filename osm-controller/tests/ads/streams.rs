@@ -167,7 +167,7 @@ async fn large_responses_are_sent_in_turn_and_whoever_does_not_answer_holds_nobo
         ..Settings::default()
     };
     let mut setup = setup(settings).await;
-    let large = "x".repeat(100_000);
+    let large = "x".repeat(300_000);
     setup.shop.clusters(&[large.as_str()], "1").publish();
     let mut silent = setup.connect(1).await;
     silent.subscribe(Cluster, &[]).await;
