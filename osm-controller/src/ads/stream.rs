@@ -200,7 +200,7 @@ impl<M: Machine> Session<M> {
         let mut settle = Some(Instant::now() + settings.settle);
         let mut refresh = self.shared.next_refresh();
         let turns = self.shared.turns.clone();
-        let mut turn = pin!(Fuse::terminated());
+        let mut next_turn = pin!(Fuse::terminated());
         // A large request is on its way.
         let mut large = false;
         loop {
@@ -214,9 +214,9 @@ impl<M: Machine> Session<M> {
             drop(snapshot);
             let waits = self.turn.is_none() && (due.withheld || large);
             if !waits {
-                turn.set(Fuse::terminated());
-            } else if turn.is_terminated() {
-                turn.set(turns.take().fuse());
+                next_turn.set(Fuse::terminated());
+            } else if next_turn.is_terminated() {
+                next_turn.set(turns.take().fuse());
             }
             if let Err(end) = self.send(due.responses, responses).await {
                 return end;
@@ -270,7 +270,7 @@ impl<M: Machine> Session<M> {
                     self.class = None;
                     tokio::time::sleep(Duration::from_millis(250)).await;
                 },
-                turn = &mut turn => self.turn = Some(turn),
+                turn = &mut next_turn => self.turn = Some(turn),
                 Some(reply) = place.inspect.recv() => self.tell(reply),
                 () = sleep_until(tick) => {
                     let now = Instant::now();

@@ -130,8 +130,8 @@ pub(super) enum Finding {
     Nothing,
     /// Something to send, which must wait.
     Waiting,
-    /// The same, for being large.
-    Large,
+    /// The same, for having so many bytes.
+    Large(usize),
 }
 
 /// A response that the proxy has not answered yet.

@@ -246,7 +246,7 @@ impl Session {
         match ledger.found(&target, removals) {
             Some(finding) if ledger.in_flight() => return finding == Finding::Nothing,
             Some(Finding::Nothing) if !ledger.owes_answer => return true,
-            Some(Finding::Large) if limit < RESPONSE_BYTES => {
+            Some(Finding::Large(bytes)) if bytes >= limit => {
                 due.withheld = true;
                 return false;
             }
@@ -272,8 +272,9 @@ impl Session {
             ledger.find(target, removals, Finding::Nothing);
             return true;
         }
-        if limit < RESPONSE_BYTES && size(&target, &diff, whole) >= limit {
-            ledger.find(target, removals, Finding::Large);
+        let bytes = size(&target, &diff, whole);
+        if bytes >= limit {
+            ledger.find(target, removals, Finding::Large(bytes));
             due.withheld = true;
             return false;
         }
