@@ -123,17 +123,6 @@ impl Diff {
     }
 }
 
-/// What a comparison would come to if it were made again.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Finding {
-    /// Nothing to send.
-    Nothing,
-    /// Something to send, which must wait.
-    Waiting,
-    /// The same, for having so many bytes.
-    Large(usize),
-}
-
 /// A response that the proxy has not answered yet.
 #[derive(Debug)]
 struct InFlight {
@@ -158,9 +147,9 @@ pub(super) struct Ledger {
     /// Groups of resources that were rejected together, to be offered apart: one bad one must not hold up the others.
     suspects: Vec<Box<[Arc<str>]>>,
     in_flight: Option<Box<InFlight>>,
-    /// What the last comparison came to, with what it was made and whether with removals. It holds until the proxy says
-    /// something that matters to it.
-    found: Option<(Base, bool, Finding)>,
+    /// What the last comparison was made with, whether with removals, and about how many bytes are due by it; 0 if nothing
+    /// is. It holds until the proxy says something that matters to it.
+    found: Option<(Base, bool, u32)>,
     last_nonce: u64,
     /// An answer is owed even if there is nothing to say.
     pub(super) owes_answer: bool,
@@ -195,15 +184,16 @@ impl Ledger {
         self.parked.is_empty() && self.suspects.is_empty()
     }
 
-    /// What is known of a comparison with `target` without making it.
-    pub(super) fn found(&self, target: &Base, removals: bool) -> Option<Finding> {
-        let (with, had_removals, finding) = self.found.as_ref()?;
-        (*had_removals == removals && with.is(target)).then_some(*finding)
+    /// About how many bytes a comparison with `target` would find due, if that is known without making it.
+    pub(super) fn found(&self, target: &Base, removals: bool) -> Option<usize> {
+        let (with, had_removals, bytes) = self.found.as_ref()?;
+        (*had_removals == removals && with.is(target)).then_some(*bytes as usize)
     }
 
-    /// Takes note of what a comparison came to that was not committed, or of which nothing is sent.
-    pub(super) fn find(&mut self, target: Base, removals: bool, finding: Finding) {
-        self.found = Some((target, removals, finding));
+    /// Takes note of what a comparison found that was not committed, or of which nothing is sent.
+    pub(super) fn find(&mut self, target: Base, removals: bool, bytes: usize) {
+        let bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
+        self.found = Some((target, removals, bytes));
     }
 
     /// Forgets what comparisons came to: the proxy said something.

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use super::{
     Due, Limits, Outcome, RESPONSE_BYTES, Rejection, Response, StreamError,
-    ledger::{Base, Diff, Finding, Ledger},
+    ledger::{Base, Diff, Ledger},
     printable,
 };
 use crate::{
@@ -244,9 +244,9 @@ impl Session {
             return true;
         }
         match ledger.found(&target, removals) {
-            Some(finding) if ledger.in_flight() => return finding == Finding::Nothing,
-            Some(Finding::Nothing) if !ledger.owes_answer => return true,
-            Some(Finding::Large(bytes)) if bytes >= limit => {
+            Some(bytes) if ledger.in_flight() => return bytes == 0,
+            Some(0) if !ledger.owes_answer => return true,
+            Some(bytes) if bytes >= limit => {
                 due.withheld = true;
                 return false;
             }
@@ -255,12 +255,12 @@ impl Session {
         let room = if whole { usize::MAX } else { RESPONSE_BYTES };
         let mut diff = ledger.diff(&target, removals, room);
         if ledger.in_flight() {
-            let finding = match diff.is_empty() {
-                true => Finding::Nothing,
-                false => Finding::Waiting,
+            let bytes = match diff.is_empty() {
+                true => 0,
+                false => size(&target, &diff, whole).max(1),
             };
-            ledger.find(target, removals, finding);
-            return diff.is_empty();
+            ledger.find(target, removals, bytes);
+            return bytes == 0;
         }
         while diff.is_empty() && ledger.clear_suspects() {
             diff = ledger.diff(&target, removals, room);
@@ -269,12 +269,12 @@ impl Session {
         let silent = state && !whole && diff.resources.is_empty();
         if (diff.is_empty() && !ledger.owes_answer) || silent {
             ledger.commit(target.clone(), &mut diff, None);
-            ledger.find(target, removals, Finding::Nothing);
+            ledger.find(target, removals, 0);
             return true;
         }
         let bytes = size(&target, &diff, whole);
         if bytes >= limit {
-            ledger.find(target, removals, Finding::Large(bytes));
+            ledger.find(target, removals, bytes);
             due.withheld = true;
             return false;
         }
