@@ -123,7 +123,7 @@ impl Api {
                 "--quota-backend-bytes=8589934592",
                 "--auto-compaction-retention=1m",
             ]);
-        let etcd = Server::start("etcd", folder.path(), &mut program)?;
+        let etcd = Server::start("etcd", folder.path(), &program)?;
 
         let file = |name: &str| certificates.file(name).display().to_string();
         let mut program = Command::new(programs.join("kube-apiserver"));
@@ -152,7 +152,7 @@ impl Api {
                 "--max-mutating-requests-inflight=1500",
             ])
             .args(["--endpoint-reconciler-type=none", "--v=0"]);
-        let server = Server::start("kube-apiserver", folder.path(), &mut program)?;
+        let server = Server::start("kube-apiserver", folder.path(), &program)?;
 
         let kubeconfig = certificates.file("admin.kubeconfig");
         std::fs::copy(&kubeconfig, folder.path().join("kubeconfig"))?;

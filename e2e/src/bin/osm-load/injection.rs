@@ -74,7 +74,7 @@ impl<'a> Injector<'a> {
                 "OSM_DEFAULT_INIT_CONTAINER_IMAGE",
                 "openservicemesh/osm-sidecar:v2.0.0",
             );
-        let mut server = Server::start("osm-injector", api.folder(), &mut command)?;
+        let mut server = Server::start("osm-injector", api.folder(), &command)?;
         server
             .until_ready((HOST, ports::ADMIN).into(), "/health/ready", START)
             .await?;

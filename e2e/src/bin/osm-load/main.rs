@@ -29,9 +29,10 @@ mod world;
 
 use std::{path::PathBuf, process::ExitCode, time::Duration};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use clap::{Args, Parser, Subcommand};
 use osm_e2e::progress::Progress;
+use tokio::signal::unix::{SignalKind, signal};
 
 use crate::{
     plan::{Plan, Stage, Step},
@@ -128,10 +129,11 @@ fn run(arguments: &Arguments) -> Result<bool> {
     };
     let mut phases = Vec::new();
     for plan in &plans {
-        phases.extend(runtime.block_on(plan.run(arguments.threads, &progress))?);
+        phases.extend(runtime.block_on(unless_stopped(plan.run(arguments.threads, &progress)))?);
     }
     if let Some(seconds) = injection {
-        phases.extend(runtime.block_on(bench::injector(Duration::from_secs(seconds), &progress))?);
+        let load = bench::injector(Duration::from_secs(seconds), &progress);
+        phases.extend(runtime.block_on(unless_stopped(load))?);
     }
     let verdicts = bench::judge(&phases);
     let report = Report::new(phases, verdicts);
@@ -140,6 +142,16 @@ fn run(arguments: &Arguments) -> Result<bool> {
         std::fs::write(path, report.json()?).with_context(|| format!("cannot write {}", path.display()))?;
     }
     Ok(report.holds())
+}
+
+/// Does the work unless it is told to stop: what it has started and written is gone then, too.
+async fn unless_stopped<T>(work: impl Future<Output = Result<T>>) -> Result<T> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    tokio::select! {
+        done = work => done,
+        interrupted = tokio::signal::ctrl_c() => interrupted.map_err(Into::into).and_then(|()| bail!("interrupted")),
+        _ = terminate.recv() => bail!("told to stop"),
+    }
 }
 
 impl Run {

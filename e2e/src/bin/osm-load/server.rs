@@ -1,6 +1,6 @@
 //! A program that is measured: its start and end, and what it costs by the kernel's accounting.
 //!
-//! Owns child processes; none outlives its owner. CPU time and memory are read from `/proc`, which every process is
+//! Owns child processes; none outlives its owner, however that ends. CPU time and memory are read from `/proc`, which every process is
 //! charged in alike; nothing a program says about itself enters, but for its own counters ([`Server::metric`]).
 
 use std::{
@@ -41,14 +41,15 @@ pub(crate) struct Usage {
 
 impl Server {
     /// Starts a program; what it prints goes to `<folder>/<name>.log`.
-    pub(crate) fn start(name: &str, folder: &Path, command: &mut Command) -> Result<Self> {
+    pub(crate) fn start(name: &str, folder: &Path, command: &Command) -> Result<Self> {
         let log = folder.join(format!("{name}.log"));
         let output = File::options().create(true).append(true).open(&log)?;
-        command
+        let child = tied(command)
             .stdin(Stdio::null())
             .stdout(output.try_clone()?)
-            .stderr(output);
-        let child = command.spawn().with_context(|| format!("cannot start {name}"))?;
+            .stderr(output)
+            .spawn()
+            .with_context(|| format!("cannot start {name}"))?;
         Ok(Self {
             name: name.to_owned(),
             child,
@@ -124,6 +125,20 @@ impl Drop for Server {
     fn drop(&mut self) {
         self.end();
     }
+}
+
+/// The same program, killed by the kernel when the thread that starts it ends: a SIGKILL leaves no time to drop anything.
+fn tied(command: &Command) -> Command {
+    let mut tied = Command::new("setpriv");
+    tied.args(["--pdeathsig", "KILL", "--"])
+        .arg(command.get_program())
+        .args(command.get_args())
+        .envs(
+            command
+                .get_envs()
+                .filter_map(|(name, value)| Some((name, value?))),
+        );
+    tied
 }
 
 /// The sum of a metric over its labels, from a component's admin endpoint.

@@ -109,11 +109,7 @@ impl World {
                 .arg("--kubeconfig")
                 .arg(self.api.kubeconfig())
                 .env("CONTROLLER_POD_NAME", format!("osm-controller-{number}"));
-            let mut server = Server::start(
-                &format!("osm-controller-{number}"),
-                self.api.folder(),
-                &mut command,
-            )?;
+            let mut server = Server::start(&format!("osm-controller-{number}"), self.api.folder(), &command)?;
             let took = server
                 .until_ready((host, ports::ADMIN).into(), "/health/ready", START)
                 .await?;
