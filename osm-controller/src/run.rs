@@ -102,7 +102,14 @@ pub async fn run(args: Args, log: Handle) -> Result<()> {
 
     #[cfg(feature = "sabotage")]
     if osm_core::sabotage::Fault::Busy.is_on() {
-        std::thread::spawn(|| while !std::hint::black_box(false) {});
+        // A tenth of a core, as much as the drill lets it request: more would take the cluster down with it.
+        std::thread::spawn(|| {
+            loop {
+                let begun = std::time::Instant::now();
+                while begun.elapsed().as_millis() < 10 {}
+                std::thread::sleep(std::time::Duration::from_millis(90));
+            }
+        });
     }
 
     // Everything that needs certificates, once there are any.

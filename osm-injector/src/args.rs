@@ -5,6 +5,7 @@ use std::time::Duration;
 use clap::{Parser, ValueEnum};
 use osm_core::{
     certificate::MIN_LIFETIME,
+    envoy::bootstrap::Templates,
     injection::{Settings, StartOrder},
 };
 use osm_runtime::{
@@ -95,6 +96,7 @@ impl Args {
             pull_policy: Some(self.osm_container_pull_policy.clone()).filter(|policy| !policy.is_empty()),
             start_order,
             bind: any_address(&self.component.pod_ip),
+            templates: Templates::default(),
         }
     }
 

@@ -74,6 +74,8 @@ pub struct Settings {
     pub start_order: StartOrder,
     /// The address Envoy's probe listeners bind, see [`Bootstrap::bind`].
     pub bind: std::net::IpAddr,
+    /// Bootstrap configurations of pods that came before.
+    pub templates: bootstrap::Templates,
 }
 
 /// How the sidecar runs beside the application.
@@ -213,7 +215,7 @@ pub fn inject(
         );
     }
 
-    let bootstrap = Bootstrap {
+    let bootstrap = settings.templates.render(&Bootstrap {
         uuid: proxy.uuid,
         trust_domain: &settings.trust_domain,
         controller_namespace: &settings.control_plane_namespace,
@@ -221,8 +223,7 @@ pub fn inject(
         bind: settings.bind,
         directory: bootstrap::DIRECTORY,
         relay: relay.then_some(bootstrap::RELAY_DIRECTORY),
-    }
-    .render();
+    });
     if bootstrap.len() > MAX_BOOTSTRAP {
         return Err(Denial::TooManyProbes {
             bytes: bootstrap.len(),

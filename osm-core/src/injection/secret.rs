@@ -3,7 +3,7 @@
 //! Invariant: a Secret that exists under the derived name is used only if everything in it that can be checked is what
 //! this request would have written; anything else is somebody else's.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::LazyLock};
 
 use jiff::Timestamp;
 use k8s_openapi::{ByteString, api::core::v1::Secret, apimachinery::pkg::apis::meta::v1::ObjectMeta};
@@ -26,6 +26,10 @@ const REQUEST: &str = "openservicemesh.io/admission-request";
 pub(super) const NOT_AFTER: &str = "openservicemesh.io/certificate-not-after";
 /// Annotation: tag of the roots in the Secret, see [`trust_bundle_tag`].
 pub(super) const TRUST_BUNDLE: &str = "openservicemesh.io/trust-bundle";
+
+/// The files that tell Envoy where the certificates are: the same in every pod.
+static CERTIFICATE_FILE: LazyLock<String> = LazyLock::new(|| certificate_secret(DIRECTORY));
+static VALIDATION_FILE: LazyLock<String> = LazyLock::new(|| validation_secret(DIRECTORY));
 
 /// What a bootstrap Secret is made of.
 #[derive(Clone, Copy)]
@@ -85,17 +89,12 @@ impl BootstrapSecret<'_> {
                 .map(|(key, value)| ((*key).to_owned(), (*value).to_owned()));
             Some(pairs.collect::<BTreeMap<String, String>>())
         };
-        let bootstrap = self.bootstrap.to_owned();
         let files = [
-            (BOOTSTRAP, bootstrap),
-            (CERTIFICATE_SECRET, certificate_secret(DIRECTORY)),
-            (VALIDATION_SECRET, validation_secret(DIRECTORY)),
+            (BOOTSTRAP, self.bootstrap),
+            (CERTIFICATE_SECRET, CERTIFICATE_FILE.as_str()),
+            (VALIDATION_SECRET, VALIDATION_FILE.as_str()),
         ];
-        let data = files
-            .into_iter()
-            .map(|(name, content)| (name.to_owned(), ByteString(content.into_bytes())))
-            .chain(self.material())
-            .collect();
+        let data = files.map(owned).into_iter().chain(self.material()).collect();
         Secret {
             metadata: ObjectMeta {
                 name: Some(secret_name(self.proxy.uuid)),
@@ -127,7 +126,7 @@ impl BootstrapSecret<'_> {
             (CERTIFICATE, self.certificate),
             (KEY, self.key),
         ]
-        .map(|(name, content)| (name.to_owned(), ByteString(content.as_bytes().to_vec())))
+        .map(owned)
     }
 
     /// Puts this certificate into a Secret that exists; all else in it, its `resourceVersion` above all, stays.
@@ -176,6 +175,10 @@ impl BootstrapSecret<'_> {
         let ours = common_name(self.certificate.as_bytes());
         ours.is_some() && ours == file(existing, CERTIFICATE).and_then(common_name)
     }
+}
+
+fn owned((name, content): (&str, &str)) -> (String, ByteString) {
+    (name.to_owned(), ByteString(content.as_bytes().to_vec()))
 }
 
 fn common_name(certificate: &[u8]) -> Option<String> {

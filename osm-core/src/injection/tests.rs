@@ -11,7 +11,7 @@ use proptest::prelude::*;
 use serde_json::{Value, json};
 
 use super::*;
-use crate::api::mesh_config::LocalProxyMode;
+use crate::{api::mesh_config::LocalProxyMode, envoy::bootstrap::Templates};
 
 const UID: &str = "705ab4f5-6393-11e8-b7cc-42010a800002";
 
@@ -26,6 +26,7 @@ fn settings(start_order: StartOrder) -> Settings {
         pull_policy: None,
         start_order,
         bind: IpAddr::from(Ipv4Addr::UNSPECIFIED),
+        templates: Templates::default(),
     }
 }
 

@@ -8,6 +8,7 @@ mod controller;
 mod files;
 mod probe;
 mod relay;
+mod template;
 
 use std::{net::IpAddr, time::Duration};
 
@@ -17,7 +18,7 @@ use osm_proto::envoy::{
             Admin, Bootstrap as Message,
             bootstrap::{DeferredStatOptions, DynamicResources, StaticResources},
         },
-        core::v3::{ApiConfigSource, ApiVersion, GrpcService, Node, api_config_source::ApiType},
+        core::v3::{ApiConfigSource, ApiVersion, GrpcService, api_config_source::ApiType},
         metrics::v3::{StatsConfig, StatsMatcher, stats_matcher},
         overload::v3::{OverloadManager, ResourceMonitor, resource_monitor},
     },
@@ -32,11 +33,9 @@ pub use files::{
     VALIDATION_SECRET, certificate_secret, validation_secret,
 };
 pub use probe::{ORIGINAL_HEADERS, READY_PATH};
+pub use template::Templates;
 
-use super::{
-    json::to_json,
-    parts::{LOOPBACK, ads, any, ip_address, seconds},
-};
+use super::parts::{LOOPBACK, ads, any, ip_address, seconds};
 use crate::{api::ports, identity::TrustDomain};
 
 /// Most connections a sidecar accepts at once, probes and its admin endpoint not counted. Each costs some tens of
@@ -67,7 +66,7 @@ pub struct Bootstrap<'a> {
 ///
 /// Envoy serves it without TLS at the port of its [`ProbeKind`], under [`Probe::public_path`]; the application sees
 /// the original path, from loopback.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Probe {
     /// Which probe of the container.
     pub kind: ProbeKind,
@@ -84,7 +83,7 @@ pub struct Probe {
 }
 
 /// The probes Kubernetes knows.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum ProbeKind {
     /// Restarts the container.
     Liveness,
@@ -133,19 +132,16 @@ impl Probe {
 impl Bootstrap<'_> {
     /// The file's content: JSON, which is YAML, so that it may be called `bootstrap.yaml`.
     pub fn render(&self) -> String {
-        to_json(&self.message()).to_string()
+        template::render(self)
     }
 
+    /// All of it but the node.
     fn message(&self) -> Message {
         let controller = match self.relay {
             None => controller::cluster(self),
             Some(folder) => relay::cluster(folder),
         };
         Message {
-            node: Some(Node {
-                id: self.uuid.to_string(),
-                ..Default::default()
-            }),
             admin: Some(Admin {
                 address: Some(ip_address(LOOPBACK, ports::ENVOY_ADMIN)),
                 // The way to look into a sidecar that is out of connections.
