@@ -94,19 +94,7 @@ pub(super) async fn renewed_bootstraps(scene: &Scene) -> Result<()> {
         .await?;
     scene.all_served(SOON).await?;
     let (begun, streams) = (Instant::now(), scene.attendance.now());
-    let lease = scene
-        .mesh
-        .kubernetes
-        .get("coordination.k8s.io/v1/Lease", Some(NAMESPACE), "osm-injector")
-        .await?
-        .context("the injectors have no Lease")?;
-    let holder = lease["spec"]["holderIdentity"]
-        .as_str()
-        .context("nobody holds the Lease")?;
-    let victim = node::processes("osm-injector")?
-        .into_iter()
-        .find(|injector| injector.pod == holder)
-        .context("the holder of the Lease has ended")?;
+    let victim = eventually("an injector to hold the Lease", SOON, || holder(scene)).await?;
     victim.signal(Signal::SIGKILL)?;
     scene.fault();
     scene.replace(&victim.pod).await?;
@@ -130,6 +118,22 @@ pub(super) async fn renewed_bootstraps(scene: &Scene) -> Result<()> {
         .count();
     scene.none("streams that ended meanwhile", ended as u64);
     scene.upgrade(&[]).await
+}
+
+/// The injector that holds the Lease. Just after a rollout that may still be one that has ended.
+async fn holder(scene: &Scene) -> Result<node::PodProcess> {
+    let kubernetes = &scene.mesh.kubernetes;
+    let lease = kubernetes
+        .get("coordination.k8s.io/v1/Lease", Some(NAMESPACE), "osm-injector")
+        .await?
+        .context("the injectors have no Lease")?;
+    let holder = lease["spec"]["holderIdentity"]
+        .as_str()
+        .context("nobody holds the Lease")?;
+    node::processes("osm-injector")?
+        .into_iter()
+        .find(|injector| injector.pod == holder)
+        .context("the holder of the Lease has ended")
 }
 
 /// Sees to it that the backends, which are one service, are served by two controllers, and that these sign for them

@@ -67,6 +67,7 @@ impl Town {
                 hostname: None,
                 subdomain: None,
                 scraped: true,
+                doubted: false,
             })),
         })
     }
@@ -78,6 +79,7 @@ impl Town {
             uid: "".into(),
             addresses: vec![address(number).into()],
             hostname: None,
+            ready: true,
         };
         let first = service * self.pods;
         Fact::EndpointSlice(EndpointSlice {

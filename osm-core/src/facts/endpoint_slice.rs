@@ -1,4 +1,4 @@
-//! EndpointSlices: which pods of a Service are ready, and on which ports.
+//! EndpointSlices: which pods a Service has, which of them are ready, and on which ports.
 
 use std::{net::IpAddr, sync::Arc};
 
@@ -9,8 +9,8 @@ use super::{Diagnostic, Fact, service::port_number};
 /// The label that names a slice's Service (Kubernetes API).
 const SERVICE_NAME: &str = "kubernetes.io/service-name";
 
-/// An EndpointSlice. Only endpoints that are ready and are pods are in it: an address without a pod is nobody the mesh
-/// could trust, and a terminating pod is not ready.
+/// An EndpointSlice. Only endpoints that are pods are in it: an address without a pod is nobody the mesh could trust. A
+/// pod that is terminating is in it only if it is ready, which is so in Services that publish those that are not ready.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct EndpointSlice {
     /// Its namespace.
@@ -25,7 +25,7 @@ pub struct EndpointSlice {
     pub endpoints: Vec<SliceEndpoint>,
 }
 
-/// A pod that is ready to serve.
+/// A pod of a Service.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct SliceEndpoint {
     /// The pod's name; it is in the slice's namespace.
@@ -36,6 +36,8 @@ pub struct SliceEndpoint {
     pub addresses: Vec<IpAddr>,
     /// The name of its own it has within a headless Service.
     pub hostname: Option<Arc<str>>,
+    /// Whether it is ready to serve, as far as Kubernetes knows: see [`Proxy::doubted`](super::pod::Proxy::doubted).
+    pub ready: bool,
 }
 
 /// Reads an EndpointSlice.
@@ -80,16 +82,14 @@ pub fn from(object: &v1::EndpointSlice) -> Result<Fact, Diagnostic> {
 }
 
 fn read(endpoint: &v1::Endpoint, namespace: &str) -> Option<SliceEndpoint> {
-    // An absent condition means ready (EndpointSlice API).
-    let ready = endpoint
-        .conditions
-        .as_ref()
-        .and_then(|conditions| conditions.ready)
-        .unwrap_or(true);
+    // An absent condition means ready, and not terminating (EndpointSlice API).
+    let conditions = endpoint.conditions.as_ref();
+    let ready = conditions.and_then(|all| all.ready).unwrap_or(true);
+    let terminating = conditions.and_then(|all| all.terminating).unwrap_or(false);
     let target = endpoint.target_ref.as_ref()?;
     let is_pod = target.kind.as_deref() == Some("Pod");
     let is_here = target.namespace.as_deref().is_none_or(|other| other == namespace);
-    if !(ready && is_pod && is_here) {
+    if !((ready || !terminating) && is_pod && is_here) {
         return None;
     }
     let mut addresses: Vec<IpAddr> = endpoint
@@ -108,5 +108,6 @@ fn read(endpoint: &v1::Endpoint, namespace: &str) -> Option<SliceEndpoint> {
             .as_deref()
             .filter(|name| !name.is_empty())
             .map(Into::into),
+        ready,
     })
 }

@@ -45,6 +45,10 @@ pub struct Proxy {
     pub subdomain: Option<Arc<str>>,
     /// Whether Prometheus scrapes its sidecar.
     pub scraped: bool,
+    /// Whether Kubernetes calls the pod not ready though its kubelet has not: the kubelet last said that all containers
+    /// are, and then nothing was heard from its node for a while. That befalls every pod of a cluster at once when the
+    /// API server was away for longer than kubelets may be silent (`--node-monitor-grace-period`, 50 s).
+    pub doubted: bool,
 }
 
 impl Proxy {
@@ -156,5 +160,27 @@ fn proxy(object: &v1::Pod, uuid: Uuid, namespace: &Arc<str>) -> Option<Proxy> {
         hostname: text(&spec.hostname),
         subdomain: text(&spec.subdomain),
         scraped: scrape.is_some_and(|value| matches!(&**value, "1" | "t" | "T" | "true" | "TRUE" | "True")),
+        doubted: is_doubted(object),
     })
+}
+
+/// The node lifecycle controller turns `Ready` alone; a kubelet turns `ContainersReady` with it. With readiness gates
+/// `Ready` may be false for reasons of their own.
+fn is_doubted(object: &v1::Pod) -> bool {
+    let gates = object
+        .spec
+        .as_ref()
+        .and_then(|spec| spec.readiness_gates.as_ref());
+    let conditions = object
+        .status
+        .as_ref()
+        .and_then(|status| status.conditions.as_ref());
+    let is = |kind: &str, status: &str| {
+        let mut all = conditions.into_iter().flatten();
+        all.any(|condition| condition.type_ == kind && condition.status == status)
+    };
+    object.metadata.deletion_timestamp.is_none()
+        && gates.is_none_or(Vec::is_empty)
+        && is("Ready", "False")
+        && is("ContainersReady", "True")
 }

@@ -55,7 +55,7 @@ fn a_service_keeps_its_tcp_ports_and_addresses() {
 }
 
 #[test]
-fn a_slice_keeps_ready_pods_only() {
+fn a_slice_keeps_pods_that_do_not_end() {
     let yaml = "
         metadata: { namespace: shop, name: web-1, labels: { kubernetes.io/service-name: web } }
         addressType: IPv4
@@ -64,15 +64,44 @@ fn a_slice_keeps_ready_pods_only() {
         - { addresses: [10.1.0.2], conditions: { ready: true }, targetRef: { kind: Pod, name: b, uid: u2 } }
         - { addresses: [10.1.0.1], targetRef: { kind: Pod, namespace: shop, name: a } }
         - { addresses: [10.1.0.3], conditions: { ready: false, serving: true, terminating: true }, targetRef: { kind: Pod, name: c } }
+        - { addresses: [10.1.0.6], conditions: { ready: false, serving: false }, targetRef: { kind: Pod, name: f } }
+        - { addresses: [10.1.0.7], conditions: { ready: true, terminating: true }, targetRef: { kind: Pod, name: g } }
         - { addresses: [10.1.0.4], targetRef: { kind: Node, name: d } }
         - { addresses: [10.1.0.5], targetRef: { kind: Pod, namespace: other, name: e } }
         - { addresses: [169.254.169.254] }";
     let Ok(Fact::EndpointSlice(fact)) = endpoint_slice::from(&object(yaml)) else {
         panic!()
     };
-    let pods: Vec<_> = fact.endpoints.iter().map(|endpoint| &*endpoint.pod).collect();
-    assert_eq!(pods, ["a", "b"]);
+    let endpoints = fact.endpoints.iter();
+    let pods: Vec<_> = endpoints
+        .map(|endpoint| (&*endpoint.pod, endpoint.ready))
+        .collect();
+    assert_eq!(pods, [("a", true), ("b", true), ("f", false), ("g", true)]);
     assert_eq!(fact.ports, [("http".into(), 8080)]);
+}
+
+#[test]
+fn a_pod_is_doubted_when_its_node_is_and_not_its_containers() {
+    let doubted = |metadata: &str, spec: &str, ready: &str, containers: &str| {
+        let yaml = format!(
+            "
+            metadata: {{ namespace: shop, name: a, {metadata} labels: {{ osm-proxy-uuid: 00000000-0000-0000-0000-000000000007 }} }}
+            spec: {{ {spec} containers: [] }}
+            status:
+              conditions: [{{ type: Ready, status: '{ready}' }}, {{ type: ContainersReady, status: '{containers}' }}]"
+        );
+        match pod::from(&object(&yaml)) {
+            Ok(Fact::Pod(fact)) => fact.proxy.expect("a proxy").doubted,
+            other => panic!("{other:?}"),
+        }
+    };
+    assert!(doubted("", "", "False", "True"));
+    assert!(!doubted("", "", "True", "True"));
+    assert!(!doubted("", "", "False", "False"), "its kubelet says so");
+    let gates = "readinessGates: [{ conditionType: example.com/gate }],";
+    assert!(!doubted("", gates, "False", "True"), "a gate says so");
+    let ending = "deletionTimestamp: '2026-01-01T00:00:00Z',";
+    assert!(!doubted(ending, "", "False", "True"));
 }
 
 #[test]

@@ -15,7 +15,7 @@ use super::{
     tables::{Index, Name, Tables, link, unlink},
 };
 use crate::{
-    facts::{FactKey, FactKind, Problem, Service, TrafficSplit},
+    facts::{FactKey, FactKind, Problem, Service, TrafficSplit, endpoint_slice::SliceEndpoint, pod::Proxy},
     identity::ServiceIdentity,
     ir::{ClusterKey, ServiceKey, TargetPort},
     policy::{
@@ -31,7 +31,7 @@ pub(super) struct Node {
     pub(super) service: Arc<Service>,
     /// The service accounts of all pods behind it, ready or not: a peer is known before its first request.
     pub(super) accounts: BTreeSet<Arc<str>>,
-    /// The pods that are ready, by name.
+    /// The pods that are ready, by name; if there are none, those that Kubernetes merely doubts.
     pub(super) ready: BTreeMap<Arc<str>, Ready>,
     /// The doors it would have if nobody else claimed them.
     wanted: Vec<Door>,
@@ -205,50 +205,13 @@ impl Services {
             .filter_map(pod)
             .map(|pod| pod.identity.name.clone())
             .collect();
-        let mut ready = BTreeMap::<Arc<str>, Ready>::new();
-        for slice in tables.slices_of.get(name).into_iter().flatten() {
-            let Some(slice) = tables.slices.get(&(name.0.clone(), slice.clone())) else {
-                continue;
-            };
-            let number = |port: &Arc<str>| {
-                slice
-                    .ports
-                    .iter()
-                    .find(|(name, _)| name == port)
-                    .map(|(_, number)| *number)
-            };
-            for endpoint in &slice.endpoints {
-                let member = members.is_some_and(|members| members.contains(&endpoint.pod));
-                let Some(proxy) = pod(&endpoint.pod).filter(|_| member) else {
-                    continue;
-                };
-                if !endpoint.uid.is_empty() && endpoint.uid != proxy.uid {
-                    continue;
-                }
-                // A slice may be written by a tenant; the pod's addresses are the kubelet's word.
-                let addresses: BTreeSet<IpAddr> = endpoint
-                    .addresses
-                    .iter()
-                    .filter(|address| proxy.addresses.contains(address))
-                    .copied()
-                    .collect();
-                if addresses.is_empty() {
-                    continue;
-                }
-                let pod = ready.entry(endpoint.pod.clone()).or_insert_with(|| Ready {
-                    account: proxy.identity.name.clone(),
-                    hostname: None,
-                    addresses: BTreeSet::new(),
-                    ports: vec![None; service.ports.len()],
-                });
-                if service.headless && pod.hostname.is_none() {
-                    pod.hostname = endpoint.hostname.clone();
-                }
-                pod.addresses.extend(addresses);
-                for (port, found) in service.ports.iter().zip(&mut pod.ports) {
-                    *found = found.or_else(|| number(&port.name));
-                }
-            }
+        // With nobody else left, those whose nodes alone are in doubt: they are likelier to answer than nobody, and where
+        // they are gone Envoy finds that out by itself.
+        let mut ready = serving(name, service, tables, |endpoint, _| endpoint.ready);
+        if ready.is_empty() {
+            ready = serving(name, service, tables, |endpoint, pod| {
+                !endpoint.ready && pod.doubted
+            });
         }
         let wanted = outbound::doors(service, ready.values());
         Some(Node {
@@ -396,6 +359,63 @@ impl Services {
             };
         }
     }
+}
+
+/// The pods behind a service of which this holds, by name.
+fn serving(
+    name: &Name,
+    service: &Service,
+    tables: &Tables,
+    holds: impl Fn(&SliceEndpoint, &Proxy) -> bool,
+) -> BTreeMap<Arc<str>, Ready> {
+    let members = tables.members.get(name);
+    let mut serving = BTreeMap::<Arc<str>, Ready>::new();
+    for slice in tables.slices_of.get(name).into_iter().flatten() {
+        let Some(slice) = tables.slices.get(&(name.0.clone(), slice.clone())) else {
+            continue;
+        };
+        let number = |port: &Arc<str>| {
+            slice
+                .ports
+                .iter()
+                .find(|(name, _)| name == port)
+                .map(|(_, number)| *number)
+        };
+        for endpoint in &slice.endpoints {
+            let member = members.is_some_and(|members| members.contains(&endpoint.pod));
+            let pod = tables.pods.get(&(name.0.clone(), endpoint.pod.clone()));
+            let Some(proxy) = pod.filter(|pod| member && holds(endpoint, pod)) else {
+                continue;
+            };
+            if !endpoint.uid.is_empty() && endpoint.uid != proxy.uid {
+                continue;
+            }
+            // A slice may be written by a tenant; the pod's addresses are the kubelet's word.
+            let addresses: BTreeSet<IpAddr> = endpoint
+                .addresses
+                .iter()
+                .filter(|address| proxy.addresses.contains(address))
+                .copied()
+                .collect();
+            if addresses.is_empty() {
+                continue;
+            }
+            let pod = serving.entry(endpoint.pod.clone()).or_insert_with(|| Ready {
+                account: proxy.identity.name.clone(),
+                hostname: None,
+                addresses: BTreeSet::new(),
+                ports: vec![None; service.ports.len()],
+            });
+            if service.headless && pod.hostname.is_none() {
+                pod.hostname = endpoint.hostname.clone();
+            }
+            pod.addresses.extend(addresses);
+            for (port, found) in service.ports.iter().zip(&mut pod.ports) {
+                *found = found.or_else(|| number(&port.name));
+            }
+        }
+    }
+    serving
 }
 
 /// What a listener and a set of names show of a service's traffic.

@@ -30,6 +30,7 @@ fn pod(number: u128, addresses: &[&str]) -> Event {
         hostname: None,
         subdomain: None,
         scraped: true,
+        doubted: false,
     };
     Event::Upsert(Fact::Pod(Pod {
         namespace,

@@ -2,6 +2,7 @@
 //! would that is told the outcome; it wakes whoever is concerned; and what it publishes hangs together.
 
 mod consistency;
+mod endpoints;
 mod listeners;
 mod mesh;
 mod script;

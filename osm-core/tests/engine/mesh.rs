@@ -179,6 +179,7 @@ pub(crate) fn pod(namespace: Arc<str>, name: Arc<str>, c: &mut Choices) -> Fact 
         hostname: has_name.then(|| name.clone()),
         subdomain: has_name.then(|| service_name(c)),
         scraped,
+        doubted: c.of(4) == 3,
     };
     let proxy = (c.of(8) != 7).then(|| Box::new(proxy));
     Fact::Pod(Pod {
@@ -223,6 +224,7 @@ pub(crate) fn slice(namespace: Arc<str>, name: Arc<str>, c: &mut Choices) -> Fac
             uid: uid.into(),
             addresses,
             hostname,
+            ready: c.of(4) != 3,
         });
     }
     let ports = ports
@@ -393,6 +395,7 @@ pub(crate) fn baseline() -> Vec<Event> {
                 uid: "uid-0".into(),
                 addresses: vec![address(&format!("10.1.0.{}", usize::from(pod as u8) + index * 5))],
                 hostname: None,
+                ready: true,
             });
             let ports = [("http", 8080), ("tcp", 3306), ("tcp-server-first", 8080)];
             events.push(Event::Upsert(Fact::EndpointSlice(EndpointSlice {
