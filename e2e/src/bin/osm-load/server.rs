@@ -1,7 +1,7 @@
 //! A program that is measured: its start and end, and what it costs by the kernel's accounting.
 //!
-//! Owns child processes; none outlives its owner, however that ends. CPU time and memory are read from `/proc`, which every process is
-//! charged in alike; nothing a program says about itself enters, but for its own counters ([`Server::metric`]).
+//! Owns child processes; none outlives its owner, however that ends. CPU time and memory are read from `/proc`, which
+//! every process is charged in alike; nothing a program says about itself enters, but for its own counters ([`Server::metric`]).
 
 use std::{
     fs::{self, File},

@@ -1,7 +1,7 @@
 //! Bootstrap configurations but for who the proxy is: rendered once for all pods that are alike.
 //!
-//! Rendering goes through reflection, which was half of an admission's work; the pods of a Deployment differ in the proxy's
-//! uuid alone. Invariants: what is remembered gives the same bytes as rendering anew; memory is bounded, whatever pods
+//! Rendering goes through reflection, which was more than a third of an admission's work; the pods of a Deployment differ
+//! in the proxy's uuid alone. Invariants: what is remembered gives the same bytes as rendering anew; memory is bounded, whatever pods
 //! tenants make.
 
 use std::{
