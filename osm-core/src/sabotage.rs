@@ -48,6 +48,8 @@ pub enum Fault {
     NoPin,
     /// What a sidecar kept is not read when it starts.
     Forgetful,
+    /// Endpoints whose nodes alone are in doubt are given up like all that are not ready.
+    Credulous,
     /// The replica that cannot renew its Lease ends, as clients of Kubernetes often do.
     FatalLease,
     /// The webhooks are asked about every namespace, their own and Kubernetes' among them.
@@ -81,6 +83,7 @@ impl Fault {
             Self::NoOverlap => "no-overlap",
             Self::NoPin => "no-pin",
             Self::Forgetful => "forgetful",
+            Self::Credulous => "credulous",
             Self::FatalLease => "fatal-lease",
             Self::SelectsAll => "selects-all",
             Self::Busy => "busy",

@@ -18,6 +18,7 @@ mod connections;
 mod controllers;
 pub mod finding;
 mod injection;
+mod kubelet;
 pub mod node;
 pub mod provider;
 mod rollout;
@@ -80,6 +81,7 @@ pub const DRILLS: &[Drill] = drills! {
     clock::jumped_clocks, Whole, 100, "clocks of the control plane jump by an hour";
     api_server::silent_api_server, Whole, 100, "the API server stands still";
     api_server::killed_api_server, Whole, 100, "the API server is gone";
+    kubelet::silent_kubelet, Whole, 100, "the kubelet stands still, and its pods run on";
     scaling::autoscaled, Whole, 50, "load on the control plane's CPU";
     api_server::cold_start, Whole, 50, "power cut of the whole cluster", Any;
     provider::vault_outage, Whole, 50, "Vault stands still, is gone, has another root" => Vault;

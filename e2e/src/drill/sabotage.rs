@@ -71,6 +71,8 @@ pub enum Sabotage {
     NoPin,
     /// What a sidecar kept is not read when it starts.
     Forgetful,
+    /// Endpoints whose nodes alone are in doubt are given up like all that are not ready.
+    Credulous,
     /// The replica that cannot renew its Lease ends, as clients of Kubernetes often do.
     FatalLease,
     /// The webhooks are asked about every namespace, their own and Kubernetes' among them.
@@ -101,6 +103,7 @@ impl Sabotage {
             Self::NoOverlap => "no-overlap",
             Self::NoPin => "no-pin",
             Self::Forgetful => "forgetful",
+            Self::Credulous => "credulous",
             Self::FatalLease => "fatal-lease",
             Self::SelectsAll => "selects-all",
             Self::Busy => "busy",
@@ -128,6 +131,7 @@ impl Sabotage {
             Self::NoOverlap => &["root_rotation"],
             Self::NoPin => &["vault_outage", "cert_manager_outage"],
             Self::Forgetful => &["sidecar_restart_headless"],
+            Self::Credulous => &["silent_kubelet"],
             Self::FatalLease => &["silent_api_server"],
             Self::SelectsAll => &["cold_start"],
             Self::Busy => &["autoscaled"],

@@ -212,6 +212,10 @@ impl Services {
             ready = serving(name, service, tables, |endpoint, pod| {
                 !endpoint.ready && pod.doubted
             });
+            #[cfg(feature = "sabotage")]
+            if crate::sabotage::Fault::Credulous.is_on() {
+                ready.clear();
+            }
         }
         let wanted = outbound::doors(service, ready.values());
         Some(Node {
