@@ -64,6 +64,10 @@ bench: ## Load on the control plane, judged by ratios within the run; under ten 
 bench-full: ## The same to the limit: an hour and more.
 	$(LOAD) --json .local/bench-full.json full
 
+.PHONY: bench-peer
+bench-peer: ## Ours beside the best peer, istiod: the same mesh and the same proxies in one run (builds istiod, some minutes, the first time only).
+	$(LOAD) --json .local/bench-peer.json peer
+
 .PHONY: bench-micro
 bench-micro: ## Micro-benchmarks of the engine, the encoders and the streams.
 	cargo bench --locked -p osm-core

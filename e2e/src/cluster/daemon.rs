@@ -96,8 +96,7 @@ impl Supervisor {
             .stdout(log.try_clone()?)
             .stderr(log);
         let mut child = command.spawn().with_context(|| format!("cannot start {name}"))?;
-        let called = daemon.program.to_string_lossy();
-        let process = Process::started(name, child.id(), &daemon.program, &called)
+        let process = Process::started(name, child.id(), &daemon.program, &daemon.arguments)
             .with_context(|| self.last_words(name))?;
         self.note(|record| record.processes.push(process.clone()))?;
         // Reaps the program should it end while this one still runs; a zombie would look alive to others.

@@ -3,16 +3,15 @@
 //! Owns how a program that was killed is started again as it was: same command line, same namespaces. What it keeps on
 //! disk is left alone, as a real power cut would leave it.
 
-use std::ffi::OsString;
-use std::fs;
-use std::os::unix::ffi::OsStringExt as _;
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use anyhow::{Context, Result, ensure};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use super::daemon::{Daemon, Supervisor};
+use super::daemon::{Daemon, Supervisor, arguments};
+use super::process::Process;
 use super::record::Record;
 use super::{cgroup, lock, network};
 use crate::checkout::Checkout;
@@ -20,46 +19,23 @@ use crate::checkout::Checkout;
 /// Programs that live among the node's mounts.
 const MOUNTED: [&str; 2] = ["kubelet", "containerd"];
 
-/// A program that was killed, and how to start it again.
-#[derive(Debug)]
-pub struct Cut {
-    name: String,
-    program: PathBuf,
-    arguments: Vec<OsString>,
-}
-
 /// Kills programs of the cluster, all that are named or none.
-pub fn cut(names: &[&str]) -> Result<Vec<Cut>> {
+pub fn cut(names: &[&str]) -> Result<Vec<Process>> {
     let record = Record::load().context("no local cluster runs")?;
-    let mut found = Vec::new();
-    for name in names {
-        let process = record
-            .running(name)
-            .with_context(|| format!("{name} does not run"))?;
-        let line = fs::read(format!("/proc/{}/cmdline", process.pid))
-            .with_context(|| format!("cannot read the command line of {name}"))?;
-        let arguments = line
-            .split(|byte| *byte == 0)
-            .skip(1)
-            .filter(|argument| !argument.is_empty())
-            .map(|argument| OsString::from_vec(argument.to_vec()))
-            .collect();
-        let cut = Cut {
-            name: (*name).to_owned(),
-            program: PathBuf::from(&process.called),
-            arguments,
-        };
-        found.push((process, cut));
-    }
+    let find = |name: &&str| {
+        let running = record.running(name).cloned();
+        running.with_context(|| format!("{name} does not run"))
+    };
+    let found: Vec<Process> = names.iter().map(find).collect::<Result<_>>()?;
     // One after the other without a pause: as near to a power cut as signals come.
-    for (process, _) in &found {
+    for process in &found {
         ensure!(
             process.signal(Signal::SIGKILL),
             "{} ended by itself",
             process.name
         );
     }
-    Ok(found.into_iter().map(|(_, cut)| cut).collect())
+    Ok(found)
 }
 
 /// Kills every process of every pod.
@@ -74,10 +50,10 @@ pub fn kill_pods() -> Result<()> {
 /// Starts again those that do not run, the last that was cut first: what everything else needs is named last.
 ///
 /// To be called again until all is well, as a node's init system would: some end when they come up before the API server.
-pub fn restore(checkout: &Checkout, cuts: &[Cut]) -> Result<()> {
+pub fn restore(checkout: &Checkout, cuts: &[Process]) -> Result<()> {
     let record = Record::load().context("the record of the local cluster is gone")?;
     let mounts = record.running("mounts").map(|process| process.pid);
-    let ended: Vec<&Cut> = cuts
+    let ended: Vec<&Process> = cuts
         .iter()
         .filter(|cut| record.running(&cut.name).is_none())
         .collect();
@@ -87,11 +63,29 @@ pub fn restore(checkout: &Checkout, cuts: &[Cut]) -> Result<()> {
         let is_mounted = MOUNTED.contains(&cut.name.as_str());
         supervisor.start(&Daemon {
             name: &cut.name,
-            program: cut.program.clone(),
-            arguments: cut.arguments.clone(),
+            program: PathBuf::from(&cut.called),
+            arguments: arguments(&cut.arguments),
             network: Some(network::namespace_file()),
             mounts: mounts.filter(|_| is_mounted),
         })?;
     }
     Ok(())
+}
+
+/// Starts again what has ended by itself, as a node's init system would: Kubernetes' own programs do that, rarely, when
+/// they find themselves confused. Says what that was.
+pub fn revive(checkout: &Checkout) -> Result<Vec<String>> {
+    let record = Record::load().context("no local cluster runs")?;
+    let mut newest = BTreeMap::new();
+    for (order, process) in record.processes.iter().enumerate() {
+        newest.insert(&process.name, (order, process));
+    }
+    let mut ended: Vec<(usize, &Process)> = newest.into_values().collect();
+    ended.retain(|(_, process)| !process.is_running());
+    ended.sort_by_key(|(order, _)| std::cmp::Reverse(*order));
+    let ended: Vec<Process> = ended.into_iter().map(|(_, process)| process.clone()).collect();
+    if !ended.is_empty() {
+        restore(checkout, &ended)?;
+    }
+    Ok(ended.into_iter().map(|process| process.name).collect())
 }

@@ -2,6 +2,7 @@
 //!
 //! A number alone proves nothing: it may have gone to another program since. Nothing here searches by name.
 
+use std::ffi::OsString;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -23,11 +24,16 @@ pub struct Process {
     pub program: PathBuf,
     /// Its first argument, the name it was called by.
     pub called: String,
+    /// The other arguments.
+    #[serde(default)]
+    pub arguments: Vec<String>,
 }
 
 impl Process {
-    /// The process of that number, just started, that is to run `program`.
-    pub fn started(name: &str, pid: u32, program: &Path, called: &str) -> Result<Self> {
+    /// The process of that number, just started, that is to run `program` with these arguments.
+    pub fn started(name: &str, pid: u32, program: &Path, arguments: &[OsString]) -> Result<Self> {
+        let called = program.to_string_lossy().into_owned();
+        let arguments = arguments.iter().map(|word| word.to_string_lossy().into_owned());
         let pid = i32::try_from(pid).context("a process number out of range")?;
         let started = start_time(pid).with_context(|| format!("{name} ended as soon as it was started"))?;
         let program = program.canonicalize().unwrap_or_else(|_| program.to_owned());
@@ -36,7 +42,8 @@ impl Process {
             pid,
             started,
             program,
-            called: called.to_owned(),
+            called,
+            arguments: arguments.collect(),
         })
     }
 
@@ -87,7 +94,7 @@ mod tests {
     fn sleep() -> (std::process::Child, Process) {
         let program = Path::new("/bin/sleep");
         let child = Command::new(program).arg("60").spawn().unwrap();
-        let process = Process::started("test", child.id(), program, "/bin/sleep").unwrap();
+        let process = Process::started("test", child.id(), program, &["60".into()]).unwrap();
         // The name and program are those of this test until the new program is in place.
         for _ in 0..500 {
             if process.is_running() {

@@ -19,6 +19,7 @@ use super::scene::{self, Scene};
 use super::stage::Stage;
 use super::traffic::Loss;
 use crate::checkout::Checkout;
+use crate::cluster::power;
 use crate::ground;
 use crate::harness::failure;
 use crate::image::catalog;
@@ -207,6 +208,9 @@ impl Stage {
 
     async fn attempt(&mut self, drill: &Drill, long: bool, outcome: &mut Outcome) -> Result<()> {
         self.install(drill.signer).await.context("installing the mesh")?;
+        for program in power::revive(&self.checkout)? {
+            println!("        {program} had ended by itself and was started again");
+        }
         scene::restore(&self.mesh).await.context("before the drill")?;
         let scene = Scene::set(self, drill.rate, long)
             .await

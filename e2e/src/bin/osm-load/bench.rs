@@ -11,7 +11,7 @@ use crate::{
     api::Api,
     injection::{Injector, Pace},
     phase::Phase,
-    plan::{Plan, Stage, Step},
+    plan::{ControlPlane, Plan, Stage, Step},
     population::{Size, mesh_config},
     report::Verdict,
     sidecar::Variant,
@@ -28,18 +28,20 @@ const LARGE: Size = Size {
 };
 
 /// What is compared with other meshes: 100 services, all visible to all.
-const SMALL: Size = Size {
+pub(crate) const SMALL: Size = Size {
     services: 100,
     proxies: 1_000,
     upstreams: 5,
     hub_callers: 49,
 };
 
-fn stage(name: &str, permissive: bool, variant: Variant, steps: Vec<Step>) -> Stage {
+/// A stage with one controller of ours.
+pub(crate) fn stage(name: &str, permissive: bool, variant: Variant, steps: Vec<Step>) -> Stage {
     Stage {
         name: name.to_owned(),
         permissive,
         variant,
+        control_plane: ControlPlane::Osm,
         controllers: 1,
         steps,
     }

@@ -29,8 +29,7 @@ const CONNECT: Duration = Duration::from_secs(20);
 const BASE_WAIT: Duration = Duration::from_millis(300);
 /// The largest bound.
 const LONGEST_WAIT: Duration = Duration::from_secs(4);
-/// How often Envoy pings, and how long it waits for the answer (the bootstrap's keepalive; Envoy's jitter is 15 %).
-const PING: Duration = Duration::from_secs(10);
+/// How long Envoy waits for the answer to a ping (the bootstrap's keepalive).
 const PONG: Duration = Duration::from_secs(5);
 /// Largest response.
 const LARGEST: usize = 256 << 20;
@@ -61,6 +60,8 @@ pub(crate) struct Shared {
     pub(crate) tally: Arc<Tally>,
     pub(crate) servers: Vec<SocketAddr>,
     pub(crate) server_name: ServerName<'static>,
+    /// How often Envoy pings.
+    pub(crate) ping: Duration,
     pub(crate) variant: Variant,
 }
 
@@ -68,10 +69,10 @@ pub(crate) struct Shared {
 pub(crate) async fn live(
     number: usize,
     tls: Arc<ClientConfig>,
+    mut sidecar: Sidecar,
     mut mode: watch::Receiver<Mode>,
     shared: Rc<Shared>,
 ) {
-    let mut sidecar = Sidecar::new(shared.variant);
     let mut bound = BASE_WAIT;
     loop {
         if mode.wait_for(|mode| mode.connected).await.is_err() {
@@ -152,11 +153,12 @@ async fn stream(
         .await
         .context("connecting takes too long")??;
     let pings = connection.ping_pong().context("a connection without pings")?;
+    let interval = shared.ping;
     let _connection = Task(tokio::task::spawn_local(async move {
         // Its end shows on the stream.
         tokio::select! {
             _ = connection => {}
-            () = ping(pings) => {}
+            () = ping(pings, interval) => {}
         }
     }));
     let mut client = client.ready().await?;
@@ -181,11 +183,10 @@ async fn stream(
     converse(number, response.into_body(), requests, mode, shared, sidecar).await
 }
 
-/// Pings until the other end does not answer.
-async fn ping(mut pings: PingPong) {
+/// Pings until the other end does not answer. Envoy's jitter is 15 %.
+async fn ping(mut pings: PingPong, interval: Duration) {
     loop {
-        let interval = PING.mul_f64(rand::rng().random_range(1.0..1.15));
-        tokio::time::sleep(interval).await;
+        tokio::time::sleep(interval.mul_f64(rand::rng().random_range(1.0..1.15))).await;
         if !matches!(timeout(PONG, pings.ping(Ping::opaque())).await, Ok(Ok(_))) {
             return;
         }

@@ -9,14 +9,12 @@ use std::{
     rc::Rc,
     sync::Arc,
     thread::{Builder, JoinHandle},
+    time::Duration,
 };
 
 use anyhow::{Context, Result};
-use osm_core::{
-    api::names,
-    certificate::{BOOTSTRAP_LIFETIME, Profile},
-    identity::{ProxyIdentity, TrustDomain},
-};
+use osm_core::certificate::{BOOTSTRAP_LIFETIME, Profile};
+use osm_proto::envoy::config::core::v3::Node;
 use osm_runtime::{
     issuer::{Authority, KeyKind, LeafRequest},
     tls,
@@ -28,9 +26,27 @@ use tokio::sync::watch;
 use crate::{
     connection::{Mode, Shared, live},
     library::Library,
-    sidecar::Variant,
+    sidecar::{Sidecar, Variant},
     tally::Tally,
 };
+
+/// Who a fake Envoy is.
+pub(crate) struct Introduction {
+    /// What its certificate says.
+    pub(crate) profile: Profile,
+    /// What its first request on each stream says of it. Ours goes by the certificate alone and is told nothing.
+    pub(crate) node: Option<Node>,
+}
+
+/// Where fake Envoys connect to.
+pub(crate) struct Contact {
+    /// Any of these.
+    pub(crate) servers: Vec<SocketAddr>,
+    /// The name that its certificate must have.
+    pub(crate) server_name: String,
+    /// How often connections are pinged.
+    pub(crate) ping: Duration,
+}
 
 /// Fake Envoys, by number.
 pub(crate) struct Fleet {
@@ -40,47 +56,49 @@ pub(crate) struct Fleet {
 }
 
 impl Fleet {
-    /// Makes a fake Envoy of each identity, with a certificate of `authority`. None connects yet; when it does, it is to
-    /// any of `servers`.
+    /// Makes a fake Envoy of each introduction, with a certificate of `authority`. None connects yet; when it does, it is
+    /// to `contact`.
     pub(crate) fn start(
-        identities: &[ProxyIdentity],
+        introductions: Vec<Introduction>,
         authority: &Authority,
-        servers: &[SocketAddr],
+        contact: &Contact,
         variant: Variant,
         threads: usize,
     ) -> Result<Self> {
-        let trust_domain = TrustDomain::default();
         let mut roots = RootCertStore::empty();
         roots.add(authority.root().der().to_vec().into())?;
         let roots = Arc::new(roots);
-        let tally = Arc::new(Tally::new(identities.len(), servers.len()));
-        let mut modes = Vec::with_capacity(identities.len());
+        let tally = Arc::new(Tally::new(introductions.len(), contact.servers.len()));
+        let mut modes = Vec::with_capacity(introductions.len());
         let mut crews: Vec<Vec<_>> = (0..threads.max(1)).map(|_| Vec::new()).collect();
         let crew_count = crews.len();
-        for (number, identity) in identities.iter().enumerate() {
+        for (number, introduction) in introductions.into_iter().enumerate() {
             let (mode, told) = watch::channel(Mode::OFF);
             modes.push(mode);
-            let tls = Arc::new(client_config(identity, authority, roots.clone(), &trust_domain)?);
-            crews[number % crew_count].push((number, tls, told));
+            let tls = Arc::new(client_config(introduction.profile, authority, roots.clone())?);
+            crews[number % crew_count].push((number, tls, introduction.node, told));
         }
-        let server_name = ServerName::try_from(names::ads_server(&trust_domain))?;
+        let server_name = ServerName::try_from(contact.server_name.clone())?;
         let mut running = Vec::new();
         for crew in crews {
-            let (tally, servers, server_name) = (tally.clone(), servers.to_vec(), server_name.clone());
+            let (tally, server_name, ping) = (tally.clone(), server_name.clone(), contact.ping);
+            let servers = contact.servers.clone();
             let work = move || {
                 let shared = Rc::new(Shared {
                     library: Library::default().into(),
                     tally,
                     servers,
                     server_name,
+                    ping,
                     variant,
                 });
                 let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
                 match runtime {
                     Ok(runtime) => tokio::task::LocalSet::new().block_on(&runtime, async {
                         let mut all = tokio::task::JoinSet::new();
-                        for (number, tls, told) in crew {
-                            all.spawn_local(live(number, tls, told, shared.clone()));
+                        for (number, tls, node, told) in crew {
+                            let sidecar = Sidecar::new(variant, node);
+                            all.spawn_local(live(number, tls, sidecar, told, shared.clone()));
                         }
                         all.join_all().await;
                     }),
@@ -136,14 +154,9 @@ fn offers() -> CryptoProvider {
     provider
 }
 
-fn client_config(
-    identity: &ProxyIdentity,
-    authority: &Authority,
-    roots: Arc<RootCertStore>,
-    trust_domain: &TrustDomain,
-) -> Result<ClientConfig> {
+fn client_config(profile: Profile, authority: &Authority, roots: Arc<RootCertStore>) -> Result<ClientConfig> {
     let request = LeafRequest {
-        profile: Profile::proxy(identity, trust_domain),
+        profile,
         lifetime: BOOTSTRAP_LIFETIME,
         key: KeyKind::P256,
     };

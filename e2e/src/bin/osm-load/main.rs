@@ -11,9 +11,11 @@
 
 mod api;
 mod bench;
+mod comparison;
 mod connection;
 mod fleet;
 mod injection;
+mod istiod;
 mod library;
 mod measure;
 mod phase;
@@ -35,7 +37,7 @@ use osm_e2e::progress::Progress;
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::{
-    plan::{Plan, Stage, Step},
+    plan::{ControlPlane, Plan, Stage, Step},
     population::Size,
     report::Report,
     sidecar::Variant,
@@ -65,6 +67,8 @@ enum Verb {
     Bench,
     /// Everything, to the limit. An hour and more.
     Full,
+    /// Ours and the best peer, one after the other, in the case that meshes are compared in. Builds the peer.
+    Peer,
     /// One mesh, and the steps that are named.
     Run(Run),
     /// The injector alone.
@@ -124,6 +128,7 @@ fn run(arguments: &Arguments) -> Result<bool> {
     let (plans, injection) = match &arguments.verb {
         Verb::Bench => (bench::short(), Some(10)),
         Verb::Full => (bench::full(), Some(60)),
+        Verb::Peer => (vec![comparison::plan()], None),
         Verb::Run(run) => (vec![run.plan()], None),
         Verb::Inject { seconds } => (Vec::new(), Some(*seconds)),
     };
@@ -135,7 +140,10 @@ fn run(arguments: &Arguments) -> Result<bool> {
         let load = bench::injector(Duration::from_secs(seconds), &progress);
         phases.extend(runtime.block_on(unless_stopped(load))?);
     }
-    let verdicts = bench::judge(&phases);
+    let verdicts = match &arguments.verb {
+        Verb::Peer => comparison::judge(&phases),
+        _ => bench::judge(&phases),
+    };
     let report = Report::new(phases, verdicts);
     println!("{}", report.text());
     if let Some(path) = &arguments.json {
@@ -168,6 +176,7 @@ impl Run {
                 name: format!("{mode} {:?} {}/{}", self.variant, self.proxies, self.services).to_lowercase(),
                 permissive: self.permissive,
                 variant: self.variant,
+                control_plane: ControlPlane::Osm,
                 controllers: self.controllers,
                 steps: self.steps.clone(),
             }],

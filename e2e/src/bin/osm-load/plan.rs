@@ -52,6 +52,15 @@ pub(crate) enum Step {
     Churn(u64, u64),
 }
 
+/// Whose control plane is measured.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum ControlPlane {
+    /// Ours.
+    Osm,
+    /// The peer's.
+    Istiod,
+}
+
 /// A mesh in one mode, and what is done to it.
 #[derive(Clone, Debug)]
 pub(crate) struct Stage {
@@ -61,7 +70,9 @@ pub(crate) struct Stage {
     pub(crate) permissive: bool,
     /// How the proxies speak.
     pub(crate) variant: Variant,
-    /// Controller replicas.
+    /// Whose control plane it is.
+    pub(crate) control_plane: ControlPlane,
+    /// Its replicas.
     pub(crate) controllers: usize,
     /// What is done.
     pub(crate) steps: Vec<Step>,
@@ -128,7 +139,7 @@ impl Plan {
         for stage in &self.stages {
             phases.extend(
                 stage
-                    .run(&mut world, threads)
+                    .run(&mut world, threads, progress)
                     .await
                     .with_context(|| stage.name.clone())?,
             );
@@ -138,7 +149,8 @@ impl Plan {
 }
 
 impl Stage {
-    async fn run(&self, world: &mut World, threads: usize) -> Result<Vec<Phase>> {
+    async fn run(&self, world: &mut World, threads: usize, progress: &Progress) -> Result<Vec<Phase>> {
+        world.prepare(self.control_plane, progress).await?;
         world.api.create(&mesh_config(self.permissive)).await?;
         world.api.write(&World::switch(self.permissive)).await?;
         let ready = world.start(self.controllers).await?;

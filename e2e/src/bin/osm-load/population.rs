@@ -94,16 +94,13 @@ impl Size {
         callers
     }
 
-    /// Who each proxy is, by its number.
-    pub(crate) fn identities(&self) -> Vec<ProxyIdentity> {
-        let identity = |proxy| {
-            let service = self.service_of(proxy);
-            ProxyIdentity {
-                uuid: proxy_uuid(proxy),
-                service: ServiceIdentity::new(namespace(service), name(service)),
-            }
-        };
-        (0..self.proxies).map(identity).collect()
+    /// Who a proxy is.
+    pub(crate) fn identity(&self, proxy: usize) -> ProxyIdentity {
+        let service = self.service_of(proxy);
+        ProxyIdentity {
+            uuid: proxy_uuid(proxy),
+            service: ServiceIdentity::new(namespace(service), name(service)),
+        }
     }
 
     /// The namespaces, the control plane's first.
@@ -247,7 +244,8 @@ pub(crate) fn pod_name(proxy: usize) -> String {
     format!("pod-{proxy}")
 }
 
-fn address(proxy: usize) -> Ipv4Addr {
+/// The address of a proxy's pod.
+pub(crate) fn address(proxy: usize) -> Ipv4Addr {
     let number = u32::try_from(proxy).unwrap_or(u32::MAX);
     Ipv4Addr::from_bits(Ipv4Addr::new(10, 128, 0, 1).to_bits().wrapping_add(number))
 }
@@ -265,7 +263,8 @@ fn scramble(mut state: u64) -> u64 {
     state ^ (state >> 32)
 }
 
-fn object(collection: &str, body: Value) -> Object {
+/// An object without a status.
+pub(crate) fn object(collection: &str, body: Value) -> Object {
     Object {
         collection: collection.to_owned(),
         body,
@@ -408,11 +407,7 @@ mod tests {
     #[test]
     fn addresses_and_uuids_differ() {
         let addresses: BTreeSet<_> = (0..20_000).map(address).collect();
-        let uuids: BTreeSet<_> = SIZE
-            .identities()
-            .into_iter()
-            .map(|identity| identity.uuid)
-            .collect();
+        let uuids: BTreeSet<_> = (0..SIZE.proxies).map(proxy_uuid).collect();
         assert_eq!((addresses.len(), uuids.len()), (20_000, SIZE.proxies));
     }
 }

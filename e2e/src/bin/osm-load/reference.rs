@@ -10,7 +10,7 @@ use osm_core::resource::ResourceType;
 use osm_proto::envoy::{
     config::{
         cluster::v3::{Cluster, cluster::ClusterDiscoveryType, cluster::DiscoveryType},
-        core::v3::{TransportSocket, transport_socket},
+        core::v3::{TransportSocket, config_source::ConfigSourceSpecifier, transport_socket},
         listener::v3::{FilterChain, Listener, filter},
     },
     extensions::{
@@ -18,7 +18,7 @@ use osm_proto::envoy::{
             HttpConnectionManager, http_connection_manager::RouteSpecifier,
         },
         transport_sockets::tls::v3::{
-            CommonTlsContext, DownstreamTlsContext, UpstreamTlsContext,
+            CommonTlsContext, DownstreamTlsContext, SdsSecretConfig, UpstreamTlsContext,
             common_tls_context::ValidationContextType,
         },
     },
@@ -98,7 +98,6 @@ fn routes_of(chain: &FilterChain, routes: &mut BTreeSet<String>) -> Result<()> {
 fn secrets_of(context: Option<CommonTlsContext>, secrets: &mut BTreeSet<String>) {
     let Some(context) = context else { return };
     let own = context.tls_certificate_sds_secret_configs.into_iter();
-    secrets.extend(own.map(|config| config.name));
     let peers = match context.validation_context_type {
         Some(ValidationContextType::ValidationContextSdsSecretConfig(config)) => Some(config),
         Some(ValidationContextType::CombinedValidationContext(combined)) => {
@@ -106,7 +105,13 @@ fn secrets_of(context: Option<CommonTlsContext>, secrets: &mut BTreeSet<String>)
         }
         _ => None,
     };
-    secrets.extend(peers.map(|config| config.name));
+    // Others come from elsewhere: a file, an agent.
+    let is_ads = |config: &SdsSecretConfig| {
+        let source = config.sds_config.as_ref();
+        let source = source.and_then(|source| source.config_source_specifier.as_ref());
+        matches!(source, Some(ConfigSourceSpecifier::Ads(_)))
+    };
+    secrets.extend(own.chain(peers).filter(is_ads).map(|config| config.name));
 }
 
 fn socket<M: Message + Name + Default>(socket: Option<&TransportSocket>) -> Result<Option<M>> {

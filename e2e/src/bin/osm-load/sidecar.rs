@@ -12,6 +12,7 @@ use std::{
 use anyhow::{Context, Result};
 use osm_core::resource::ResourceType::{self, Cluster, Endpoint, Listener, Route, Secret};
 use osm_proto::{
+    envoy::config::core::v3::Node,
     envoy::service::discovery::v3::{DeltaDiscoveryRequest, DiscoveryRequest},
     google::rpc::Status,
 };
@@ -70,14 +71,31 @@ struct Kind {
 #[derive(Debug)]
 pub(crate) struct Sidecar {
     variant: Variant,
+    /// What the first request of a stream begins with: the node, encoded, if the server wants to know it.
+    greeting: Vec<u8>,
     kinds: [Kind; ResourceType::ALL.len()],
 }
 
 impl Sidecar {
     /// One that has nothing yet.
-    pub(crate) fn new(variant: Variant) -> Self {
+    pub(crate) fn new(variant: Variant, node: Option<Node>) -> Self {
+        // Of an encoded message, fields may come in any order and from any number of parts.
+        let greeting = match variant {
+            _ if node.is_none() => Vec::new(),
+            Variant::Delta => DeltaDiscoveryRequest {
+                node,
+                ..Default::default()
+            }
+            .encode_to_vec(),
+            Variant::State => DiscoveryRequest {
+                node,
+                ..Default::default()
+            }
+            .encode_to_vec(),
+        };
         Self {
             variant,
+            greeting,
             kinds: Default::default(),
         }
     }
@@ -104,7 +122,11 @@ impl Sidecar {
         let open = ResourceType::ALL
             .into_iter()
             .filter(|kind| self.kinds[*kind as usize].open);
-        open.map(|kind| self.first(kind, library)).collect()
+        let mut requests: Vec<_> = open.map(|kind| self.first(kind, library)).collect();
+        if let Some(first) = requests.first_mut() {
+            first.extend_from_slice(&self.greeting);
+        }
+        requests
     }
 
     /// The first request of a kind on a stream.
@@ -412,7 +434,7 @@ mod tests {
     #[test]
     fn it_gets_everything_remembers_it_and_takes_changes() {
         let (before, after) = (World::new(1), World::new(2));
-        let (mut library, mut sidecar) = (Library::default(), Sidecar::new(Variant::Delta));
+        let (mut library, mut sidecar) = (Library::default(), Sidecar::new(Variant::Delta, None));
         let mut stream = DeltaStream::new(before.proxy.clone(), Limits::default());
         let mut serve = |request: Option<&[u8]>| {
             if let Some(request) = request {
@@ -445,7 +467,7 @@ mod tests {
     #[test]
     fn the_state_of_the_world_is_spoken_too() {
         let world = World::new(1);
-        let (mut library, mut sidecar) = (Library::default(), Sidecar::new(Variant::State));
+        let (mut library, mut sidecar) = (Library::default(), Sidecar::new(Variant::State, None));
         let mut stream = StateStream::new(world.proxy.clone(), Limits::default());
         let serve = |request: Option<&[u8]>| {
             if let Some(request) = request {

@@ -3,8 +3,8 @@
 //! Owns the controllers' processes on loopback addresses of their own, one host each, so that their ports need not differ.
 
 use std::{
-    net::{IpAddr, Ipv4Addr, SocketAddr},
-    path::PathBuf,
+    net::{IpAddr, Ipv4Addr},
+    path::{Path, PathBuf},
     process::Command,
     time::Duration,
 };
@@ -12,7 +12,12 @@ use std::{
 use anyhow::{Context, Result};
 use k8s_openapi::api::core::v1::Secret;
 use kube::api::Api as Objects;
-use osm_core::api::{names, ports};
+use osm_core::{
+    api::{names, ports},
+    certificate::Profile,
+    identity::TrustDomain,
+};
+use osm_e2e::progress::Progress;
 use osm_runtime::issuer::{
     Authority, StoredRoot,
     tresor::{CERTIFICATE_KEY, PRIVATE_KEY_KEY},
@@ -20,12 +25,16 @@ use osm_runtime::issuer::{
 
 use crate::{
     api::{Api, Write},
-    fleet::Fleet,
+    fleet::{Contact, Fleet, Introduction},
+    istiod::{self, Istiod},
+    plan::ControlPlane,
     population::{CONTROL_PLANE, MESH, Size, mesh_config},
     server::{Server, Usage, metric},
     sidecar::Variant,
 };
 
+/// How often Envoy pings us (the bootstrap's keepalive).
+const PING: Duration = Duration::from_secs(10);
 /// Longest start of a controller.
 const START: Duration = Duration::from_secs(120);
 
@@ -45,6 +54,8 @@ pub(crate) struct World {
     pub(crate) size: Size,
     /// The replicas.
     pub(crate) controllers: Vec<Controller>,
+    /// The peer, if it is what runs here.
+    peer: Option<Istiod>,
 }
 
 /// The program of that name, built together with this one.
@@ -80,6 +91,18 @@ pub(crate) async fn authority(api: &Api) -> Result<Authority> {
     Ok(Authority::load(&root, jiff::Timestamp::now())?)
 }
 
+fn controller(name: &str, host: IpAddr, kubeconfig: &Path) -> Result<Command> {
+    let mut command = Command::new(program("osm-controller")?);
+    command
+        .args(["--mesh-name", MESH, "--osm-namespace", CONTROL_PLANE])
+        .arg("--bind-address")
+        .arg(host.to_string())
+        .arg("--kubeconfig")
+        .arg(kubeconfig)
+        .env("CONTROLLER_POD_NAME", name);
+    Ok(command)
+}
+
 impl World {
     /// A mesh that has been written, without controllers.
     pub(crate) fn new(api: Api, size: Size) -> Self {
@@ -87,7 +110,18 @@ impl World {
             api,
             size,
             controllers: Vec::new(),
+            peer: None,
         }
+    }
+
+    /// Ends the controllers that run; those that are started next are of this control plane.
+    pub(crate) async fn prepare(&mut self, control_plane: ControlPlane, progress: &Progress) -> Result<()> {
+        self.stop();
+        self.peer = match control_plane {
+            ControlPlane::Osm => None,
+            ControlPlane::Istiod => Some(Istiod::prepare(&self.api, progress).await?),
+        };
+        Ok(())
     }
 
     /// Ends the controllers that run.
@@ -101,18 +135,20 @@ impl World {
         let mut longest = Duration::ZERO;
         for number in 0..controllers {
             let host = IpAddr::from(Ipv4Addr::new(127, 0, 0, 10 + u8::try_from(number)?));
-            let mut command = Command::new(program("osm-controller")?);
-            command
-                .args(["--mesh-name", MESH, "--osm-namespace", CONTROL_PLANE])
-                .arg("--bind-address")
-                .arg(host.to_string())
-                .arg("--kubeconfig")
-                .arg(self.api.kubeconfig())
-                .env("CONTROLLER_POD_NAME", format!("osm-controller-{number}"));
-            let mut server = Server::start(&format!("osm-controller-{number}"), self.api.folder(), &command)?;
-            let took = server
-                .until_ready((host, ports::ADMIN).into(), "/health/ready", START)
-                .await?;
+            let kubeconfig = self.api.kubeconfig();
+            let (name, command, (address, path)) = match &self.peer {
+                None => {
+                    let name = format!("osm-controller-{number}");
+                    let command = controller(&name, host, &kubeconfig)?;
+                    (name, command, ((host, ports::ADMIN).into(), "/health/ready"))
+                }
+                Some(istiod) => {
+                    let command = istiod.command(host, &kubeconfig);
+                    (format!("istiod-{number}"), command, Istiod::readiness(host))
+                }
+            };
+            let mut server = Server::start(&name, self.api.folder(), &command)?;
+            let took = server.until_ready(address, path, START).await?;
             longest = longest.max(took);
             self.controllers.push(Controller { server, host });
         }
@@ -121,13 +157,37 @@ impl World {
 
     /// Fake Envoys of all proxies, none connected.
     pub(crate) async fn fleet(&self, variant: Variant, threads: usize) -> Result<Fleet> {
-        let authority = authority(&self.api).await?;
-        let servers: Vec<SocketAddr> = self
+        let hosts: Vec<IpAddr> = self
             .controllers
             .iter()
-            .map(|controller| (controller.host, ports::ADS).into())
+            .map(|controller| controller.host)
             .collect();
-        Fleet::start(&self.size.identities(), &authority, &servers, variant, threads)
+        let proxies = 0..self.size.proxies;
+        if let Some(istiod) = &self.peer {
+            let introductions = proxies
+                .map(|proxy| istiod::introduction(&self.size, proxy))
+                .collect();
+            let contact = Istiod::contact(&hosts);
+            return Fleet::start(introductions, istiod.authority(), &contact, variant, threads);
+        }
+        let trust_domain = TrustDomain::default();
+        let introduction = |proxy| Introduction {
+            profile: Profile::proxy(&self.size.identity(proxy), &trust_domain),
+            node: None,
+        };
+        let contact = Contact {
+            servers: hosts.iter().map(|host| (*host, ports::ADS).into()).collect(),
+            server_name: names::ads_server(&trust_domain),
+            ping: PING,
+        };
+        let authority = authority(&self.api).await?;
+        Fleet::start(
+            proxies.map(introduction).collect(),
+            &authority,
+            &contact,
+            variant,
+            threads,
+        )
     }
 
     /// Lets all controllers' peaks begin anew.
@@ -149,9 +209,12 @@ impl World {
         Ok(sum)
     }
 
-    /// A metric, summed over its labels and the controllers.
+    /// A metric of ours, summed over its labels and the controllers; 0 of a peer, which has others.
     pub(crate) async fn metric(&self, name: &str) -> Result<f64> {
         let mut sum = 0.0;
+        if self.peer.is_some() {
+            return Ok(sum);
+        }
         for controller in &self.controllers {
             sum += metric(controller.host, name).await?;
         }

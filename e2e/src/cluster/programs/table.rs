@@ -55,9 +55,9 @@ pub const NEEDED: [Program; 5] = [
     },
 ];
 
-/// What only some drills and tests need; built when asked for by name. Their modules are their own: what they require is
+/// What only some drills, tests and benchmarks need; built when asked for by name. Their modules are their own: what they require is
 /// of other releases than a cluster's.
-pub const ON_DEMAND: [Program; 2] = [
+pub const ON_DEMAND: [Program; 3] = [
     Program {
         name: "vault",
         module: "vault",
@@ -70,6 +70,13 @@ pub const ON_DEMAND: [Program; 2] = [
         module: "cert-manager",
         package: "github.com/cert-manager/cert-manager/cmd/controller",
         link_flags: "-X github.com/cert-manager/cert-manager/pkg/util.AppVersion=v1.11.5",
+        aliases: &[],
+    },
+    Program {
+        name: "istiod",
+        module: "istiod",
+        package: "istio.io/istio/pilot/cmd/pilot-discovery",
+        link_flags: "",
         aliases: &[],
     },
 ];
