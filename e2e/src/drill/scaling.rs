@@ -150,7 +150,8 @@ pub(super) async fn autoscaled(scene: &Scene) -> Result<()> {
             "enable=true",
             "minReplicas=2",
             "maxReplicas=4",
-            "targetAverageUtilization=40",
+            // Idle replicas use a fifth of what they ask for, loaded ones several times it.
+            "targetAverageUtilization=60",
         ] {
             settings.push(format!("{component}.autoScale.{setting}"));
         }
