@@ -3,7 +3,7 @@
 //! Owns how a program that was killed is started again as it was: same command line, same namespaces. What it keeps on
 //! disk is left alone, as a real power cut would leave it.
 
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 
 use anyhow::{Context, Result, ensure};
@@ -76,14 +76,12 @@ pub fn restore(checkout: &Checkout, cuts: &[Process]) -> Result<()> {
 /// they find themselves confused. Says what that was.
 pub fn revive(checkout: &Checkout) -> Result<Vec<String>> {
     let record = Record::load().context("no local cluster runs")?;
-    let mut newest = BTreeMap::new();
-    for (order, process) in record.processes.iter().enumerate() {
-        newest.insert(&process.name, (order, process));
-    }
-    let mut ended: Vec<(usize, &Process)> = newest.into_values().collect();
-    ended.retain(|(_, process)| !process.is_running());
-    ended.sort_by_key(|(order, _)| std::cmp::Reverse(*order));
-    let ended: Vec<Process> = ended.into_iter().map(|(_, process)| process.clone()).collect();
+    let mut seen = BTreeSet::new();
+    let newest = record.processes.iter().rev();
+    let ended: Vec<Process> = newest
+        .filter(|process| seen.insert(&process.name) && !process.is_running())
+        .cloned()
+        .collect();
     if !ended.is_empty() {
         restore(checkout, &ended)?;
     }

@@ -25,7 +25,6 @@ pub struct Process {
     /// Its first argument, the name it was called by.
     pub called: String,
     /// The other arguments.
-    #[serde(default)]
     pub arguments: Vec<String>,
 }
 

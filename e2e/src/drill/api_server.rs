@@ -3,13 +3,12 @@
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Result, ensure};
 
 use super::bed::{self, LATE, SHOP, URL};
 use super::node::{self, Frozen, PodProcess};
 use super::scene::{COMPONENTS, REPLICAS, SOON, Scene};
 use crate::cluster::power;
-use crate::cluster::record::Record;
 use crate::harness::eventually;
 use crate::harness::mesh::NAMESPACE;
 use crate::harness::policy::{http_rule, traffic_target};
@@ -17,11 +16,8 @@ use crate::harness::policy::{http_rule, traffic_target};
 /// The API server stands still: connections stay, watches are silent, nothing is answered.
 pub(super) async fn silent_api_server(scene: &Scene) -> Result<()> {
     let outage = Duration::from_secs(if scene.long { 300 } else { 90 });
-    let server = Record::load()
-        .and_then(|record| record.running("kube-apiserver").cloned())
-        .context("the local cluster's API server does not run")?;
     let (before, sidecars) = (control_plane()?, scene.proxies().await?.len());
-    let frozen = Frozen::cluster_process(&server)?;
+    let frozen = Frozen::cluster_program("kube-apiserver")?;
     scene.fault();
     let unready = unready_during(scene, outage, sidecars).await;
     drop(frozen);

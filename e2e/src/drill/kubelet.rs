@@ -2,12 +2,11 @@
 
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Result, ensure};
 
 use super::bed::{BACKENDS, SHOP};
 use super::node::Frozen;
 use super::scene::{SOON, Scene};
-use crate::cluster::record::Record;
 use crate::harness::eventually;
 use crate::harness::kubernetes::is_ready;
 
@@ -15,11 +14,8 @@ use crate::harness::kubernetes::is_ready;
 /// the pods, which is after five minutes.
 pub(super) async fn silent_kubelet(scene: &Scene) -> Result<()> {
     let doubt = Duration::from_secs(if scene.long { 120 } else { 40 });
-    let kubelet = Record::load()
-        .and_then(|record| record.running("kubelet").cloned())
-        .context("the local cluster's kubelet does not run")?;
     let sidecars = scene.proxies().await?.len();
-    let frozen = Frozen::cluster_process(&kubelet)?;
+    let frozen = Frozen::cluster_program("kubelet")?;
     // Nothing is broken before Kubernetes doubts the node.
     eventually("every backend to be called unready", SOON, async || {
         let ready = ready_endpoints(scene).await?;

@@ -14,7 +14,7 @@ use nix::sched::{CloneFlags, setns};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use crate::cluster::{cgroup, network};
+use crate::cluster::{cgroup, network, record::Record};
 use crate::command::{command, run};
 
 /// Most bytes of one answer.
@@ -212,12 +212,14 @@ impl Frozen {
     }
 
     /// Stops one of the cluster's own programs.
-    pub fn cluster_process(process: &crate::cluster::process::Process) -> Result<Self> {
-        ensure!(process.signal(Signal::SIGSTOP), "{} does not run", process.name);
-        let same = process.clone();
+    pub fn cluster_program(name: &str) -> Result<Self> {
+        let record = Record::load().context("no local cluster runs")?;
+        let process = record.running(name).cloned();
+        let process = process.with_context(|| format!("the local cluster's {name} does not run"))?;
+        ensure!(process.signal(Signal::SIGSTOP), "{name} has ended");
         Ok(Self {
             pid: Pid::from_raw(process.pid),
-            is_same: Box::new(move || same.is_running()),
+            is_same: Box::new(move || process.is_running()),
         })
     }
 }

@@ -23,7 +23,6 @@ use tokio_rustls::TlsConnector;
 use super::node::{self, Frozen};
 use super::sabotage::VARIABLE;
 use super::scene::Scene;
-use crate::cluster::record::Record;
 use crate::harness::eventually;
 
 const NAMESPACE: &str = "d-root";
@@ -123,11 +122,9 @@ pub(super) async fn one_root(scene: &Scene) -> Result<()> {
 
 /// The API server stands still for a fifth of a second, again and again, until this is dropped.
 async fn stutter() {
-    while let Some(server) = Record::load().and_then(|record| record.running("kube-apiserver").cloned()) {
-        if let Ok(frozen) = Frozen::cluster_process(&server) {
-            tokio::time::sleep(Duration::from_millis(200)).await;
-            drop(frozen);
-        }
+    while let Ok(frozen) = Frozen::cluster_program("kube-apiserver") {
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        drop(frozen);
         tokio::time::sleep(Duration::from_millis(300)).await;
     }
 }

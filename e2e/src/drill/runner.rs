@@ -207,10 +207,10 @@ impl Stage {
     }
 
     async fn attempt(&mut self, drill: &Drill, long: bool, outcome: &mut Outcome) -> Result<()> {
-        self.install(drill.signer).await.context("installing the mesh")?;
         for program in power::revive(&self.checkout)? {
             println!("        {program} had ended by itself and was started again");
         }
+        self.install(drill.signer).await.context("installing the mesh")?;
         scene::restore(&self.mesh).await.context("before the drill")?;
         let scene = Scene::set(self, drill.rate, long)
             .await

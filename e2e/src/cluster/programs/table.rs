@@ -55,8 +55,8 @@ pub const NEEDED: [Program; 5] = [
     },
 ];
 
-/// What only some drills, tests and benchmarks need; built when asked for by name. Their modules are their own: what they require is
-/// of other releases than a cluster's.
+/// What only some drills, tests and benchmarks need; built when asked for by name. Their modules are their own: what
+/// they require is of other releases than a cluster's.
 pub const ON_DEMAND: [Program; 3] = [
     Program {
         name: "vault",
