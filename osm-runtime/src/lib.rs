@@ -15,8 +15,6 @@ pub mod admin;
 pub mod backoff;
 pub mod client;
 pub mod component;
-mod crew;
-mod drive;
 pub mod event;
 pub mod health;
 pub mod issuer;

@@ -1,17 +1,22 @@
 //! Real TLS over loopback.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http_body_util::{BodyExt, Empty, Full};
-use hyper_util::rt::TokioExecutor;
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use jiff::{SignedDuration, Timestamp};
 use osm_core::{
     certificate::{Certificate, Profile, TrustBundle, proxy_of},
     identity::{ProxyIdentity, ServiceIdentity, TrustDomain},
 };
 use rustls::{ClientConfig, RootCertStore, pki_types::ServerName};
-use tokio::{io::AsyncReadExt, task::JoinHandle};
+use tokio::{
+    io::{AsyncRead, AsyncReadExt},
+    net::TcpStream,
+    task::JoinHandle,
+    time::timeout,
+};
 use tokio_rustls::{TlsConnector, client::TlsStream};
 
 use super::*;

@@ -16,7 +16,7 @@ use std::{
 use futures::task::AtomicWaker;
 use hyper_util::server::graceful::GracefulConnection;
 
-use crate::crew::Crew;
+use super::crew::Crew;
 
 /// Rounds before others get the thread.
 const ROUNDS: usize = 32;
