@@ -12,7 +12,7 @@ use std::{
 
 use anyhow::{Context, Result, bail, ensure};
 use futures::{StreamExt as _, TryStreamExt as _, stream};
-use http::Request;
+use http::{Request, Uri};
 use kube::{
     Client, Config,
     config::{KubeConfigOptions, Kubeconfig},
@@ -21,6 +21,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::{
+    etcd::Etcd,
     population::{Object, Size},
     server::Server,
 };
@@ -89,7 +90,8 @@ pub(crate) struct Api {
     folder: TempDir,
     kubectl: PathBuf,
     server: Server,
-    etcd: Server,
+    storage: Server,
+    storage_url: Uri,
 }
 
 impl Api {
@@ -123,7 +125,7 @@ impl Api {
                 "--quota-backend-bytes=8589934592",
                 "--auto-compaction-retention=1m",
             ]);
-        let etcd = Server::start("etcd", folder.path(), &program)?;
+        let storage = Server::start("etcd", folder.path(), &program)?;
 
         let file = |name: &str| certificates.file(name).display().to_string();
         let mut program = Command::new(programs.join("kube-apiserver"));
@@ -164,7 +166,8 @@ impl Api {
             kubectl: programs.join("kubectl"),
             folder,
             server,
-            etcd,
+            storage,
+            storage_url: etcd_url.parse()?,
         };
         api.until_ready().await?;
         api.kubectl(
@@ -199,9 +202,14 @@ impl Api {
         self.client.clone()
     }
 
+    /// A client of its etcd.
+    pub(crate) fn etcd(&self) -> Etcd {
+        Etcd::new(self.storage_url.clone())
+    }
+
     /// CPU seconds of the API server and etcd so far.
     pub(crate) fn cpu(&self) -> Result<f64> {
-        Ok(self.server.usage()?.cpu + self.etcd.usage()?.cpu)
+        Ok(self.server.usage()?.cpu + self.storage.usage()?.cpu)
     }
 
     /// Writes the mesh: first the namespaces, then everything in them.
@@ -270,7 +278,7 @@ impl Api {
             if self.client.request_text(request).await.is_ok() {
                 return Ok(());
             }
-            self.etcd.usage()?;
+            self.storage.usage()?;
             self.server.usage()?;
             ensure!(
                 begun.elapsed() < Duration::from_secs(120),

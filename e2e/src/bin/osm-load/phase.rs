@@ -92,6 +92,8 @@ pub(crate) struct Phase {
     pub(crate) generator_cpu: f64,
     /// CPU seconds of the API server and etcd.
     pub(crate) api_cpu: f64,
+    /// The server's memory towards the end, against earlier in the phase.
+    pub(crate) growth: Option<f64>,
     /// What else there is to say.
     pub(crate) note: String,
 }

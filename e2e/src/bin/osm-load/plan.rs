@@ -10,12 +10,13 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail};
-use futures::{StreamExt as _, stream};
+use futures::{StreamExt as _, TryStreamExt as _};
 use serde_json::json;
 
 use crate::{
     api::{Api, Write},
     measure::Measure,
+    paced::paced,
     phase::{Latency, Phase},
     population::{HUB, Size, mesh_config, name, namespace, pod, pod_name, split},
     sidecar::Variant,
@@ -50,6 +51,8 @@ pub(crate) enum Step {
     Reject(usize),
     /// Pods are replaced, so many seconds at so many a second.
     Churn(u64, u64),
+    /// So many events of pods that are replaced, at so many a second: more than an API server can be told to do.
+    Soak(u64, u64),
 }
 
 /// Whose control plane is measured.
@@ -114,9 +117,10 @@ impl FromStr for Step {
             "slow" => Self::Slow(times),
             "reject" => Self::Reject(times),
             "churn" => Self::Churn(number(first, 10)?, number(second, 200)?),
+            "soak" => Self::Soak(number(first, 1_000_000)?, number(second, 1_500)?),
             _ => bail!(
                 "no step is called {word:?}; there are connect-interested, connect, idle, endpoint, target, split, \
-                 unrelated, switch, restart, slow, reject, churn"
+                 unrelated, switch, restart, slow, reject, churn, soak"
             ),
         })
     }
@@ -228,6 +232,7 @@ impl Measure<'_> {
                     .await
             }
             Step::Churn(seconds, rate) => self.churn(seconds, rate).await,
+            Step::Soak(events, rate) => self.soak(events, rate).await,
         }
     }
 
@@ -351,45 +356,6 @@ impl Measure<'_> {
         .await
     }
 
-    /// Status, annotations and objects of no concern.
-    async fn unrelated(&mut self, seconds: u64, rate: u64) -> Result<()> {
-        let size = self.world.size;
-        let writes = (0..seconds * rate).map(move |number| {
-            let proxy = usize::try_from(number).unwrap_or(0) * 7 % size.proxies;
-            let service = size.service_of(proxy);
-            let namespace = namespace(service);
-            let note = json!({"metadata": {"annotations": {"load": number.to_string()}}});
-            let path = format!("/api/v1/namespaces/{namespace}");
-            match number % 4 {
-                0 => Write::merge(format!("{path}/services/{}", name(service)), &note),
-                1 => Write::merge(
-                    format!(
-                        "/apis/discovery.k8s.io/v1/namespaces/{namespace}/endpointslices/{}",
-                        name(service)
-                    ),
-                    &note,
-                ),
-                _ => Write::merge(
-                    format!("{path}/pods/{}/status", pod_name(proxy)),
-                    &json!({"status": {"message": number.to_string()}}),
-                ),
-            }
-        });
-        let before = self.begin().await?;
-        let begun = Instant::now();
-        let written = self.paced(writes, rate).await?;
-        let achieved = written as f64 / begun.elapsed().as_secs_f64();
-        let mut phase = self.finish("unrelated writes", &before, 1).await?;
-        phase.proxies = self.fleet.tally().answered_since(before.moment).len();
-        phase.expected = Some(0);
-        phase.note = format!(
-            "{achieved:.0} writes/s of {rate}; {:.0} µs of CPU each beyond idling",
-            phase.work() * 1e6 / written.max(1) as f64
-        );
-        self.keep(phase);
-        Ok(())
-    }
-
     /// Replaces pods one after another, as rolling updates do: a pod of a service goes, it comes back.
     async fn churn(&mut self, seconds: u64, rate: u64) -> Result<()> {
         let size = self.world.size;
@@ -422,30 +388,25 @@ impl Measure<'_> {
             writes.push(ready(true));
         }
         let before = self.begin().await?;
-        let mut written = 0;
         let begun = Instant::now();
         // In order within a pod: one lane each.
-        let lanes: Vec<&[Write]> = writes.chunks(5).collect();
         let gap = Duration::from_secs_f64(5.0 / rate as f64);
-        let mut running = stream::iter(lanes.into_iter().enumerate())
-            .map(|(number, lane)| {
-                let world = &*self.world;
-                async move {
-                    tokio::time::sleep_until(
-                        (begun + gap * u32::try_from(number).unwrap_or(u32::MAX)).into(),
-                    )
-                    .await;
-                    for write in lane {
-                        world.api.write(write).await?;
-                    }
-                    anyhow::Ok(lane.len())
+        let world = &*self.world;
+        let lanes: Vec<&[Write]> = writes.chunks(5).collect();
+        let replace = |number: u64| {
+            let lane = lanes[number as usize];
+            async move {
+                for write in lane {
+                    world.api.write(write).await?;
                 }
-            })
-            .buffered(64);
-        while let Some(done) = running.next().await {
-            written += done?;
-        }
-        drop(running);
+                anyhow::Ok(())
+            }
+        };
+        paced(lanes.len() as u64, gap, replace)
+            .buffered(64)
+            .try_collect::<()>()
+            .await?;
+        let written = writes.len();
         let achieved = written as f64 / begun.elapsed().as_secs_f64();
         self.settle(before.moment, 0).await?;
         let mut phase: Phase = self.finish("churn of pods", &before, 1).await?;
@@ -455,24 +416,5 @@ impl Measure<'_> {
         phase.note = format!("{written} writes, {achieved:.0}/s of {rate}");
         self.keep(phase);
         Ok(())
-    }
-
-    /// Writes at a steady rate, or as fast as the API server takes them.
-    async fn paced(&self, writes: impl Iterator<Item = Write>, rate: u64) -> Result<u64> {
-        let begun = Instant::now();
-        let gap = Duration::from_secs(1) / u32::try_from(rate.max(1))?;
-        let mut running = stream::iter(writes.enumerate())
-            .map(|(number, write)| async move {
-                tokio::time::sleep_until((begun + gap * u32::try_from(number).unwrap_or(u32::MAX)).into())
-                    .await;
-                self.world.api.write(&write).await
-            })
-            .buffer_unordered(32);
-        let mut written = 0;
-        while let Some(done) = running.next().await {
-            done?;
-            written += 1;
-        }
-        Ok(written)
     }
 }
