@@ -31,6 +31,8 @@ pub const LATE: &str = "late";
 const SENDER: &str = "sender";
 /// The label of pods that come for one drill.
 const GUEST: &str = "guest";
+/// The label of a backend that is no longer one.
+const RETIRED: &str = "retired";
 /// What it calls.
 pub const URL: &str = "http://web.d-shop/";
 
@@ -52,12 +54,13 @@ pub async fn make_whole(mesh: &Mesh) -> Result<()> {
     .await?;
     let pods = kubernetes.pods(SHOP, "").await?;
     let is_guest = |pod: &Pod| pod.labels().contains_key(GUEST);
+    let is_retired = |pod: &Pod| pod.labels().get("app").is_some_and(|app| app == RETIRED);
     if pods.iter().any(is_guest) {
         mesh.configure(sidecar_needs()).await?;
     }
     let unwanted = pods
         .iter()
-        .filter(|pod| !is_ready(pod) || is_guest(pod))
+        .filter(|pod| !is_ready(pod) || is_guest(pod) || is_retired(pod))
         .filter_map(|pod| pod.metadata.name.clone());
     for pod in unwanted {
         remove(mesh, &pod).await?;
@@ -96,16 +99,25 @@ fn backend(name: &str) -> Workload {
         .labelled("app", "web")
         .account("web")
         .with_container(needs())
+        .with(outranked_by_none())
 }
 
 fn client(name: &str) -> Workload {
-    Workload::client(name).with_container(needs())
+    Workload::client(name)
+        .with_container(needs())
+        .with(outranked_by_none())
 }
 
 /// A pod that asks for nothing gets next to nothing while a controller starts beside it on the same two cores: its
 /// requests would fail for want of a processor, not for want of a control plane.
 fn needs() -> Value {
     json!({ "resources": { "requests": { "cpu": "50m" } } })
+}
+
+/// Controllers and injectors that find no room on the node wait until others have left. Their priority would drive the
+/// shop's pods away.
+fn outranked_by_none() -> Value {
+    json!({ "spec": { "priorityClassName": "system-cluster-critical" } })
 }
 
 /// The same for sidecars: a merge patch of MeshConfig's spec.
@@ -164,6 +176,16 @@ pub async fn remove(mesh: &Mesh, pod: &str) -> Result<()> {
         Ok(())
     })
     .await
+}
+
+/// Takes a backend out of its Service and then ends it: nobody loses a connection.
+pub async fn retire(mesh: &Mesh, pod: &str) -> Result<()> {
+    let label = format!("app={RETIRED}");
+    let arguments = ["label", "pod", "-n", SHOP, pod, &label, "--overwrite"];
+    mesh.kubernetes.kubectl(&arguments, "").await?;
+    // Until the senders' sidecars know, and what they had begun is done.
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    remove(mesh, pod).await
 }
 
 /// Makes a backend again.

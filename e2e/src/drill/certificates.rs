@@ -30,12 +30,12 @@ pub(super) async fn renewed_certificates(scene: &Scene) -> Result<()> {
         }
         anyhow::Ok(waits)
     };
-    let (waits, tally) = Box::pin(connections::during(scene, renewals)).await?;
+    let (waits, answered) = Box::pin(connections::during(scene, renewals)).await?;
     scene.finding(
         "backends that answered them, whichever controller signed for them",
-        tally.responders.len(),
+        answered.len(),
         BACKENDS.len(),
-        tally.responders.len() == BACKENDS.len(),
+        answered.len() == BACKENDS.len(),
     );
     let worst = waits.into_iter().max().unwrap_or_default();
     scene.time(

@@ -51,15 +51,15 @@ async fn jump(scene: &Scene) -> Result<()> {
         until_it_shows(&victim, offset.parse()?).await?;
         let work = async {
             certificates::renew_all(scene).await?;
-            bed::remove(&scene.mesh, BACKENDS[0]).await?;
+            bed::retire(&scene.mesh, BACKENDS[0]).await?;
             bed::start_backend(&scene.mesh, BACKENDS[0]).await
         };
-        let ((), tally) = Box::pin(connections::during(scene, work)).await?;
+        let ((), answered) = Box::pin(connections::during(scene, work)).await?;
         scene.finding(
             format!("backends that answered them with clocks {meaning}"),
-            tally.responders.len(),
+            answered.len(),
             BACKENDS.len(),
-            tally.responders.len() == BACKENDS.len(),
+            answered.len() == BACKENDS.len(),
         );
         let client = bed::peer(&scene.mesh, CLIENT).await?;
         let answer = client.get(URL, &[]).await?;

@@ -152,11 +152,27 @@ fn keep(report: &Report, checkout: &Checkout) -> Result<PathBuf> {
     Ok(file)
 }
 
+/// Does `work` while programs of the cluster that end by themselves are started again: a scheduler may take a minute to
+/// find that it is confused by what the drill before did.
+async fn kept_alive<T>(checkout: &Checkout, work: impl Future<Output = T>) -> Result<T> {
+    tokio::pin!(work);
+    loop {
+        for program in power::revive(checkout)? {
+            println!("        {program} had ended by itself and was started again");
+        }
+        tokio::select! {
+            done = &mut work => return Ok(done),
+            () = tokio::time::sleep(Duration::from_secs(5)) => {}
+        }
+    }
+}
+
 impl Stage {
     async fn run(&mut self, drills: &[Drill], options: &Options) -> Result<Report> {
         // What cannot be installed at all is no drill's failure.
         if let Some(first) = drills.first() {
-            self.install(first.signer).await?;
+            let checkout = self.checkout.clone();
+            kept_alive(&checkout, self.install(first.signer)).await??;
         }
         let mut report = Report {
             sabotage: self.sabotage.map(Sabotage::name),
@@ -207,14 +223,15 @@ impl Stage {
     }
 
     async fn attempt(&mut self, drill: &Drill, long: bool, outcome: &mut Outcome) -> Result<()> {
-        for program in power::revive(&self.checkout)? {
-            println!("        {program} had ended by itself and was started again");
-        }
-        self.install(drill.signer).await.context("installing the mesh")?;
-        scene::restore(&self.mesh).await.context("before the drill")?;
-        let scene = Scene::set(self, drill.rate, long)
-            .await
-            .context("before the drill, while the traffic began")?;
+        let checkout = self.checkout.clone();
+        let set = async {
+            self.install(drill.signer).await.context("installing the mesh")?;
+            scene::restore(&self.mesh).await.context("before the drill")?;
+            Scene::set(self, drill.rate, long)
+                .await
+                .context("before the drill, while the traffic began")
+        };
+        let scene = Box::pin(kept_alive(&checkout, set)).await??;
         let task = std::panic::AssertUnwindSafe((drill.run)(&scene)).catch_unwind();
         let result = match task.await {
             Ok(result) => result,
