@@ -28,7 +28,7 @@ pub struct Limits {
     /// How long a connection may live before it is asked to go; jittered by a tenth. No limit when `None`.
     pub max_age: Option<Duration>,
     /// The time over which clients that proved themselves must do so again when the roots have changed, see
-    /// [`serve_mutual_tls`]; jittered.
+    /// [`super::serve_mutual_tls`]; jittered.
     pub proof: Duration,
     /// HTTP/2: handlers run in the task of their connection, one after another, instead of in tasks of their own. For
     /// connections of few streams that mostly wait.

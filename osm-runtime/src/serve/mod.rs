@@ -1,7 +1,7 @@
 //! The accept loop of every server: bounded, time-limited, and leaving gently.
 //!
-//! Owns connections from accept on: [`connection`] serves one until it ends, [`crew`] and [`drive`] run what serves its
-//! streams in one task, [`limits`] says how much of everything there is. Invariants: no more than [`Limits::connections`] at a
+//! Owns connections from accept on: `connection` serves one until it ends, `crew` and `drive` run what serves its
+//! streams in one task, `limits` says how much of everything there is. Invariants: no more than [`Limits::connections`] at a
 //! time; a peer that does not finish its handshake, or does not send a first request, is dropped in time; a client whose
 //! certificate is not good any more is let go; a panic in a handler ends that request, at worst its connection; once told to
 //! drain, nothing new is accepted and every connection is asked to go within [`Limits::leave_over`], at a random moment, so
