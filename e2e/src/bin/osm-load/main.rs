@@ -6,7 +6,8 @@
 //! ```
 //!
 //! Invariant: fake Envoys say what Envoy says and prove who they are as sidecars do, the API server is the real one, and
-//! costs are read from the kernel's accounts. Only traffic, kubelets and the controller manager are missing.
+//! costs are read from the kernel's accounts. What an API server cannot be told fast enough is written beneath it (etcd). Only
+//! traffic, kubelets and the controller manager are missing.
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
 mod api;

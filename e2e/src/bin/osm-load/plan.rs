@@ -18,7 +18,7 @@ use crate::{
     measure::Measure,
     paced::paced,
     phase::{Latency, Phase},
-    population::{HUB, Size, mesh_config, name, namespace, pod, pod_name, split},
+    population::{HUB, Size, mesh_config, name, namespace, pod, pod_name, slice_path, split},
     sidecar::Variant,
     world::World,
 };
@@ -271,11 +271,7 @@ impl Measure<'_> {
     }
 
     async fn endpoint(&mut self, name: &str, times: usize, concerned: Option<usize>) -> Result<()> {
-        let path = format!(
-            "/apis/discovery.k8s.io/v1/namespaces/{}/endpointslices/{}",
-            namespace(HUB),
-            crate::population::name(HUB)
-        );
+        let path = slice_path(HUB);
         let ready = |ready: bool| {
             let change = json!([{"op": "replace", "path": "/endpoints/0/conditions/ready", "value": ready}]);
             Write::patch(path.clone(), &change)
@@ -365,11 +361,7 @@ impl Measure<'_> {
         for number in 0..seconds * rate / 5 {
             let proxy = first + usize::try_from(number).unwrap_or(0) % (size.proxies - first);
             let service = size.service_of(proxy);
-            let namespace = namespace(service);
-            let slice = format!(
-                "/apis/discovery.k8s.io/v1/namespaces/{namespace}/endpointslices/{}",
-                name(service)
-            );
+            let slice = slice_path(service);
             let position = proxy - size.pods(service).start;
             let path = format!("/endpoints/{position}/conditions/ready");
             let ready = |ready: bool| {

@@ -171,10 +171,7 @@ impl Size {
             "endpoints": endpoints,
             "ports": [{"name": "http", "port": TARGET_PORT, "protocol": "TCP"}],
         });
-        object(
-            &format!("/apis/discovery.k8s.io/v1/namespaces/{namespace}/endpointslices"),
-            body,
-        )
+        object(&slices(&namespace), body)
     }
 
     /// The TrafficTarget that lets these call a service.
@@ -237,6 +234,16 @@ pub(crate) fn namespace(service: usize) -> String {
 /// The name of a service, of its account and of its pods' `app` label.
 pub(crate) fn name(service: usize) -> String {
     format!("service-{service}")
+}
+
+/// The path of a namespace's EndpointSlices.
+fn slices(namespace: &str) -> String {
+    format!("/apis/discovery.k8s.io/v1/namespaces/{namespace}/endpointslices")
+}
+
+/// The path of a service's EndpointSlice.
+pub(crate) fn slice_path(service: usize) -> String {
+    format!("{}/{}", slices(&namespace(service)), name(service))
 }
 
 /// The name of a proxy's pod.

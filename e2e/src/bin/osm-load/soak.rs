@@ -19,7 +19,7 @@ use crate::{
     etcd::{Etcd, overwrite},
     measure::Measure,
     paced::paced,
-    population::{Object, address, name, namespace, pod},
+    population::{Object, address, name, namespace, pod, slice_path},
     world::World,
 };
 
@@ -110,9 +110,11 @@ impl Place {
             "conditions": {"ready": true, "serving": true, "terminating": false},
             "targetRef": {"kind": "Pod", "namespace": namespace, "name": pod_name},
         });
-        let path = format!("/apis/discovery.k8s.io/v1/namespaces/{namespace}/endpointslices/{service_name}");
         let change = json!([{"op": "add", "path": "/endpoints/-", "value": endpoint}]);
-        world.api.write(&Write::patch(path, &change)).await?;
+        world
+            .api
+            .write(&Write::patch(slice_path(service), &change))
+            .await?;
         let ready = etcd.get(&slice_key).await?;
 
         let pods: Objects<Pod> = Objects::namespaced(world.api.client(), &namespace);

@@ -14,7 +14,7 @@ use crate::{
     etcd::{Etcd, overwrite},
     measure::Measure,
     paced::paced,
-    population::{name, namespace, pod_name},
+    population::{name, namespace, pod_name, slice_path},
     world::World,
 };
 
@@ -40,6 +40,7 @@ impl Numbered {
         let size = world.size;
         let proxy = number * 7 % size.proxies;
         let service = size.service_of(proxy);
+        let slice = slice_path(service);
         let (namespace, service) = (namespace(service), name(service));
         let first = text(0);
         let note = json!({"metadata": {"annotations": {"load": first}}});
@@ -49,11 +50,7 @@ impl Numbered {
                 format!("/api/v1/namespaces/{namespace}/services/{service}"),
                 note,
             ),
-            1 => (
-                format!("endpointslices/{namespace}/{service}"),
-                format!("/apis/discovery.k8s.io/v1/namespaces/{namespace}/endpointslices/{service}"),
-                note,
-            ),
+            1 => (format!("endpointslices/{namespace}/{service}"), slice, note),
             _ => {
                 let pod = pod_name(proxy);
                 (
