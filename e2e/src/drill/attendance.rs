@@ -97,6 +97,19 @@ impl Attendance {
         seen
     }
 
+    /// How many proxies have another stream than before, or none.
+    pub fn moved(&self, before: &BTreeMap<String, Sighting>) -> usize {
+        let now = self.now();
+        let stayed = |proxy: &String, earlier: &Sighting| {
+            now.get(proxy)
+                .is_some_and(|now| now.since == earlier.since && now.controller == earlier.controller)
+        };
+        before
+            .iter()
+            .filter(|(proxy, earlier)| !stayed(proxy, earlier))
+            .count()
+    }
+
     /// The proxies a controller serves now.
     pub fn of(&self, controller: &PodProcess) -> BTreeSet<String> {
         let served =

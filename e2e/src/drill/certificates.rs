@@ -111,12 +111,10 @@ pub(super) async fn renewed_bootstraps(scene: &Scene) -> Result<()> {
         begun.elapsed(),
         2 * SOON,
     );
-    let now = scene.attendance.now();
-    let ended = streams
-        .iter()
-        .filter(|(proxy, sighting)| now.get(*proxy).is_none_or(|other| other.since != sighting.since))
-        .count();
-    scene.none("streams that ended meanwhile", ended as u64);
+    scene.none(
+        "streams that ended meanwhile",
+        scene.attendance.moved(&streams) as u64,
+    );
     scene.upgrade(&[]).await
 }
 

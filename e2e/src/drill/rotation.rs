@@ -20,6 +20,9 @@ const FIRST: &str = "osm-mesh-root-certificate";
 const SECOND: &str = "osm-ca-bundle-a";
 /// How long one rotation may take. Twice in it the kubelets are given two minutes to deliver the Secrets.
 const BOUND: Duration = Duration::from_secs(600);
+/// How long a controller may keep a sidecar that proved itself by a root which is trusted no more (`Limits::proof`, and
+/// half as much again).
+const DISTRUST: Duration = Duration::from_secs(90);
 
 /// A new root, then the old one again: each by `osm certificate rotate`, which a controller and an injector that are
 /// killed on the way do not disturb.
@@ -34,6 +37,7 @@ pub(super) async fn root_rotation(scene: &Scene) -> Result<()> {
         ),
     ];
     for (way, arguments, again) in ways {
+        let streams = scene.attendance.now();
         let begun = Instant::now();
         scene.fault();
         Box::pin(connections::during(scene, rotate(scene, arguments, again))).await?;
@@ -41,6 +45,18 @@ pub(super) async fn root_rotation(scene: &Scene) -> Result<()> {
             format!("until the mesh was rotated {way}"),
             begun.elapsed(),
             BOUND,
+        );
+        let ended = Instant::now();
+        eventually("other streams than before", DISTRUST + SOON, async || {
+            let kept = streams.len() - scene.attendance.moved(&streams);
+            ensure!(kept == 0, "{kept} rest on the root that was left");
+            Ok(())
+        })
+        .await?;
+        scene.time(
+            format!("until no stream of before was left, {way}"),
+            ended.elapsed(),
+            DISTRUST,
         );
         let now = secret_roots(scene).await?;
         let as_expected = now.len() == 1 && (now == before) == (way != "to a new root");
@@ -52,7 +68,9 @@ pub(super) async fn root_rotation(scene: &Scene) -> Result<()> {
         );
         scene.all_served(SOON).await?;
     }
-    // As other drills find the mesh: with the configured root, and no object of it.
+    // As other drills find the mesh: with streams that stay, the configured root, and no object of it. Streams that began
+    // amid the way back may rest on the root that was left, too.
+    tokio::time::sleep(DISTRUST).await;
     scene.mesh.kubernetes.delete(KIND, Some(NAMESPACE), FIRST).await?;
     eventually("no root object", SOON, async || {
         let left = scene.mesh.kubernetes.list(KIND, Some(NAMESPACE), "").await?;

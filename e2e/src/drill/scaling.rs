@@ -26,7 +26,7 @@ pub(super) async fn scaled_up(scene: &Scene) -> Result<()> {
         "the same, and 0 of the new ones",
         counts(&before) == counts(&after),
     );
-    scene.none("connections that moved", moved(&before, &after));
+    scene.none("connections that moved", scene.attendance.moved(&before) as u64);
     Ok(())
 }
 
@@ -253,19 +253,6 @@ fn counts(served: &BTreeMap<String, Sighting>) -> String {
     }
     let counts: Vec<String> = counts.values().map(usize::to_string).collect();
     counts.join(" + ")
-}
-
-/// How many proxies have another stream than before.
-fn moved(before: &BTreeMap<String, Sighting>, after: &BTreeMap<String, Sighting>) -> u64 {
-    let is_same = |proxy: &String, earlier: &Sighting| {
-        after
-            .get(proxy)
-            .is_some_and(|now| now.since == earlier.since && now.controller == earlier.controller)
-    };
-    before
-        .iter()
-        .filter(|(proxy, earlier)| !is_same(proxy, earlier))
-        .count() as u64
 }
 
 #[cfg(test)]
