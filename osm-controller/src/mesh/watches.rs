@@ -2,14 +2,11 @@
 //!
 //! Each object becomes a fact as it arrives, in the watch's task; what the mesh does not need is never held.
 
-use k8s_openapi::api::{
-    core::v1::{Namespace, Pod, Service, ServiceAccount},
-    discovery::v1::EndpointSlice,
-};
+use k8s_openapi::api::core::v1::{Namespace, ServiceAccount};
 use kube::{Client, core::PartialObjectMeta};
 use osm_core::{
     api::{HTTPRouteGroup, MeshConfig, TCPRoute, TrafficSplit, TrafficTarget, labels},
-    facts::{self, Diagnostic, Fact, FactKey, FactKind},
+    facts::{self, Diagnostic, Fact, FactKey, FactKind, endpoint_slice, pod, service},
     mesh,
 };
 use osm_runtime::{
@@ -45,19 +42,21 @@ pub fn watch_all(
     feed!(Namespace, Watch::<Namespace>::all(of(), "namespaces"), |object| {
         facts::namespace::from(&object)
     });
-    feed!(Service, Watch::<Service>::all(of(), "services"), |object| {
-        facts::service::from(&object)
-    });
+    feed!(
+        Service,
+        Watch::<service::Object>::all(of(), "services"),
+        |object| service::from(&object)
+    );
     feed!(
         EndpointSlice,
-        Watch::<EndpointSlice>::all(of(), "endpointslices"),
-        |object| { facts::endpoint_slice::from(&object) }
+        Watch::<endpoint_slice::Object>::all(of(), "endpointslices"),
+        |object| endpoint_slice::from(&object)
     );
     // The API server picks out the pods that have a sidecar.
     feed!(
         Pod,
-        Watch::<Pod>::all(of(), "pods").labels(labels::PROXY_UUID),
-        |object| facts::pod::from(&object)
+        Watch::<pod::Object>::all(of(), "pods").labels(labels::PROXY_UUID),
+        |object| pod::from(&object)
     );
     feed!(
         ServiceAccount,

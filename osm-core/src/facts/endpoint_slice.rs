@@ -2,12 +2,24 @@
 
 use std::{net::IpAddr, sync::Arc};
 
-use k8s_openapi::api::discovery::v1;
+use k8s_openapi::{api::discovery::v1, apimachinery::pkg::apis::meta::v1::ObjectMeta};
+use serde::Deserialize;
 
-use super::{Diagnostic, Fact, service::port_number};
+use super::{Diagnostic, Fact, lean, service::port_number};
 
 /// The label that names a slice's Service (Kubernetes API).
 const SERVICE_NAME: &str = "kubernetes.io/service-name";
+
+/// What is decoded of an EndpointSlice.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Object {
+    #[serde(default, deserialize_with = "lean::metadata")]
+    metadata: ObjectMeta,
+    ports: Option<Vec<v1::EndpointPort>>,
+    endpoints: Option<Vec<v1::Endpoint>>,
+}
+
+lean::lean!(Object, v1::EndpointSlice);
 
 /// An EndpointSlice. Only endpoints that are pods are in it: an address without a pod is nobody the mesh could trust. A
 /// pod that is terminating is in it only if it is ready, which is so in Services that publish those that are not ready.
@@ -44,7 +56,7 @@ pub struct SliceEndpoint {
 ///
 /// # Errors
 /// None today: what does not parse is left out.
-pub fn from(object: &v1::EndpointSlice) -> Result<Fact, Diagnostic> {
+pub fn from(object: &Object) -> Result<Fact, Diagnostic> {
     let namespace = object.metadata.namespace.as_deref().unwrap_or("");
     let labels = object.metadata.labels.as_ref();
     let service = labels
@@ -68,6 +80,7 @@ pub fn from(object: &v1::EndpointSlice) -> Result<Fact, Diagnostic> {
     let mut endpoints: Vec<_> = object
         .endpoints
         .iter()
+        .flatten()
         .filter_map(|endpoint| read(endpoint, namespace))
         .collect();
     endpoints.sort();

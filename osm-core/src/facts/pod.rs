@@ -2,14 +2,62 @@
 
 use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
 
-use k8s_openapi::api::core::v1;
+use k8s_openapi::{api::core::v1, apimachinery::pkg::apis::meta::v1::ObjectMeta};
+use serde::{Deserialize, de::IgnoredAny};
 use uuid::Uuid;
 
-use super::{Diagnostic, Fact, FactKey, FactKind, created, excerpt, service::port_number};
+use super::{Diagnostic, Fact, FactKey, FactKind, created, excerpt, lean, service::port_number};
 use crate::{
     api::{annotations, labels},
     identity::{ServiceIdentity, is_dns_label, is_dns_subdomain},
 };
+
+/// What is decoded of a Pod.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Object {
+    #[serde(default, deserialize_with = "lean::metadata")]
+    metadata: ObjectMeta,
+    spec: Option<Spec>,
+    status: Option<Status>,
+}
+
+lean::lean!(Object, v1::Pod);
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Spec {
+    service_account_name: Option<String>,
+    service_account: Option<String>,
+    containers: Option<Vec<Container>>,
+    init_containers: Option<Vec<Container>>,
+    readiness_gates: Option<Vec<IgnoredAny>>,
+    hostname: Option<String>,
+    subdomain: Option<String>,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Container {
+    ports: Option<Vec<v1::ContainerPort>>,
+    restart_policy: Option<String>,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Status {
+    phase: Option<String>,
+    #[serde(rename = "podIP")]
+    pod_ip: Option<String>,
+    #[serde(rename = "podIPs")]
+    pod_ips: Option<Vec<v1::PodIP>>,
+    conditions: Option<Vec<Condition>>,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+struct Condition {
+    r#type: String,
+    status: String,
+}
 
 /// A Pod.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -62,7 +110,7 @@ impl Proxy {
 ///
 /// # Errors
 /// `InvalidProxyUuid` when the label of a pod is not a uuid as the injector writes it.
-pub fn from(object: &v1::Pod) -> Result<Fact, Diagnostic> {
+pub fn from(object: &Object) -> Result<Fact, Diagnostic> {
     let metadata = &object.metadata;
     let namespace: Arc<str> = metadata.namespace.as_deref().unwrap_or("").into();
     let name: Arc<str> = metadata.name.as_deref().unwrap_or("").into();
@@ -98,7 +146,7 @@ pub fn from(object: &v1::Pod) -> Result<Fact, Diagnostic> {
     }))
 }
 
-fn proxy(object: &v1::Pod, uuid: Uuid, namespace: &Arc<str>) -> Option<Proxy> {
+fn proxy(object: &Object, uuid: Uuid, namespace: &Arc<str>) -> Option<Proxy> {
     let spec = object.spec.as_ref()?;
     let account = spec
         .service_account_name
@@ -129,6 +177,7 @@ fn proxy(object: &v1::Pod, uuid: Uuid, namespace: &Arc<str>) -> Option<Proxy> {
     for port in spec
         .containers
         .iter()
+        .flatten()
         .chain(sidecars)
         .flat_map(|container| container.ports.iter().flatten())
     {
@@ -166,7 +215,7 @@ fn proxy(object: &v1::Pod, uuid: Uuid, namespace: &Arc<str>) -> Option<Proxy> {
 
 /// The node lifecycle controller turns `Ready` alone; a kubelet turns `ContainersReady` with it. With readiness gates
 /// `Ready` may be false for reasons of their own.
-fn is_doubted(object: &v1::Pod) -> bool {
+fn is_doubted(object: &Object) -> bool {
     let gates = object
         .spec
         .as_ref()
@@ -177,7 +226,7 @@ fn is_doubted(object: &v1::Pod) -> bool {
         .and_then(|status| status.conditions.as_ref());
     let is = |kind: &str, status: &str| {
         let mut all = conditions.into_iter().flatten();
-        all.any(|condition| condition.type_ == kind && condition.status == status)
+        all.any(|condition| condition.r#type == kind && condition.status == status)
     };
     object.metadata.deletion_timestamp.is_none()
         && gates.is_none_or(Vec::is_empty)

@@ -2,13 +2,27 @@
 
 use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
 
-use k8s_openapi::{api::core::v1, apimachinery::pkg::util::intstr::IntOrString};
+use k8s_openapi::{
+    api::core::v1,
+    apimachinery::pkg::{apis::meta::v1::ObjectMeta, util::intstr::IntOrString},
+};
+use serde::Deserialize;
 
-use super::{Diagnostic, Fact, created};
+use super::{Diagnostic, Fact, created, lean};
 use crate::{
     ir::{Protocol, ServiceKey, TargetPort},
     policy::protocol,
 };
+
+/// What is decoded of a Service.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Object {
+    #[serde(default, deserialize_with = "lean::metadata")]
+    metadata: ObjectMeta,
+    spec: Option<v1::ServiceSpec>,
+}
+
+lean::lean!(Object, v1::Service);
 
 /// A Service.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -60,7 +74,7 @@ impl Service {
 ///
 /// # Errors
 /// None today: the API server validates what is read here, and what does not parse is left out.
-pub fn from(object: &v1::Service) -> Result<Fact, Diagnostic> {
+pub fn from(object: &Object) -> Result<Fact, Diagnostic> {
     let spec = object.spec.clone().unwrap_or_default();
     let headless = spec.cluster_ip.as_deref() == Some("None");
     let single = spec.cluster_ip.clone().into_iter().collect();

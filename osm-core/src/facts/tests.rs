@@ -105,6 +105,69 @@ fn a_pod_is_doubted_when_its_node_is_and_not_its_containers() {
 }
 
 #[test]
+fn all_that_is_read_of_a_pod_is_decoded() {
+    // As an API server has it, with what is skipped: lists of volumes, statuses of containers, who manages which field.
+    let yaml = "
+        apiVersion: v1
+        kind: Pod
+        metadata:
+          namespace: shop
+          name: a
+          uid: u1
+          resourceVersion: '7'
+          creationTimestamp: '2020-01-02T03:04:05Z'
+          annotations: { other: annotation, prometheus.io/scrape: 'true' }
+          labels: { app: web, osm-proxy-uuid: 00000000-0000-0000-0000-000000000007 }
+          managedFields: [{ manager: kubelet, operation: Update, fieldsV1: { 'f:status': { 'f:phase': {} } } }]
+          ownerReferences: [{ apiVersion: apps/v1, kind: ReplicaSet, name: a, uid: u0 }]
+        spec:
+          serviceAccount: old
+          serviceAccountName: web
+          hostname: a-0
+          subdomain: peers
+          volumes: [{ name: v, emptyDir: { medium: Memory } }]
+          initContainers:
+          - { name: once, image: i, ports: [{ name: once, containerPort: 1 }] }
+          - { name: side, image: i, restartPolicy: Always, ports: [{ name: side, containerPort: 81 }] }
+          containers:
+          - { name: c, image: i, ports: [{ name: http, containerPort: 80 }, { name: dns, containerPort: 53, protocol: UDP }] }
+        status:
+          phase: Running
+          podIP: 10.1.0.1
+          podIPs: [{ ip: 10.1.0.1 }, { ip: 'fd00::1' }]
+          conditions: [{ type: Ready, status: 'True', lastTransitionTime: '2020-01-02T03:04:05Z' }]
+          containerStatuses: [{ name: c, image: i, imageID: '', ready: true, restartCount: 0 }]";
+    let Ok(Fact::Pod(fact)) = pod::from(&object(yaml)) else {
+        panic!()
+    };
+    let texts = |pairs: [(&str, &str); 2]| {
+        let pairs = pairs.into_iter();
+        pairs.map(|(key, value)| (key.into(), value.into())).collect()
+    };
+    let expected = pod::Proxy {
+        uuid: uuid::Uuid::from_u128(7),
+        uid: "u1".into(),
+        created: 1_577_934_245,
+        identity: crate::identity::ServiceIdentity::new("shop", "web"),
+        labels: texts([
+            ("app", "web"),
+            ("osm-proxy-uuid", "00000000-0000-0000-0000-000000000007"),
+        ]),
+        addresses: vec!["10.1.0.1".parse().unwrap(), "fd00::1".parse().unwrap()],
+        ports: BTreeMap::from([("http".into(), 80), ("side".into(), 81)]),
+        hostname: Some("a-0".into()),
+        subdomain: Some("peers".into()),
+        scraped: true,
+        doubted: false,
+    };
+    assert_eq!(fact.proxy.as_deref(), Some(&expected));
+    assert_eq!((&*fact.namespace, &*fact.name), ("shop", "a"));
+    let read: pod::Object = object(yaml);
+    let version = k8s_openapi::Metadata::metadata(&read).resource_version.as_deref();
+    assert_eq!(version, Some("7"), "a watch goes on from there");
+}
+
+#[test]
 fn a_pod_without_a_sidecar_or_past_its_end_is_no_proxy() {
     let pod = |label: &str, phase: &str| {
         let yaml = format!(

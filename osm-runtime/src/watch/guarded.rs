@@ -90,8 +90,30 @@ impl<K: DeserializeOwned> Guarded<K> {
     }
 }
 
+/// An event whose object is decoded.
+pub(super) fn good_event<K: Resource>(event: WatchEvent<K>) -> WatchEvent<Guarded<K>> {
+    match event {
+        WatchEvent::Added(object) => WatchEvent::Added(Guarded::good(object)),
+        WatchEvent::Modified(object) => WatchEvent::Modified(Guarded::good(object)),
+        WatchEvent::Deleted(object) => WatchEvent::Deleted(Guarded::good(object)),
+        WatchEvent::Bookmark(bookmark) => WatchEvent::Bookmark(bookmark),
+        WatchEvent::Error(status) => WatchEvent::Error(status),
+    }
+}
+
 /// Decodes one event of a watch.
-pub(super) fn decode_event<K: DeserializeOwned>(line: &[u8]) -> kube::Result<WatchEvent<Guarded<K>>> {
+pub(super) fn decode_event<K: Resource + DeserializeOwned>(
+    line: &[u8],
+) -> kube::Result<WatchEvent<Guarded<K>>> {
+    // Almost every event is decoded in one go.
+    match serde_json::from_slice(line) {
+        Ok(event) => Ok(good_event(event)),
+        Err(_) => decode_part_by_part(line),
+    }
+}
+
+/// Decodes an event that may be of a malformed object.
+fn decode_part_by_part<K: DeserializeOwned>(line: &[u8]) -> kube::Result<WatchEvent<Guarded<K>>> {
     #[derive(Deserialize)]
     struct Line<'a> {
         r#type: &'a str,

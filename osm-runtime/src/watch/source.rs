@@ -11,7 +11,7 @@ use kube::{
 };
 use serde::de::DeserializeOwned;
 
-use super::guarded::{Guarded, decode_event, decode_page};
+use super::guarded::{Guarded, decode_event, decode_page, good_event};
 
 /// Longest event that is read. The API server's objects have 1.5 MiB at most, and JSON of them little more.
 const MAX_EVENT: usize = 16 * 1024 * 1024;
@@ -112,7 +112,7 @@ async fn read_line(lines: &mut (impl AsyncBufRead + Unpin), line: &mut Vec<u8>) 
         if available.is_empty() {
             return Ok(false);
         }
-        let end = available.iter().position(|byte| *byte == b'\n');
+        let end = memchr::memchr(b'\n', available);
         let taken = end.map_or(available.len(), |end| end + 1);
         if line.len() + taken > MAX_EVENT {
             return Err(std::io::Error::other("an event is longer than any object may be"));
@@ -152,13 +152,6 @@ where
 
     async fn watch(&self, params: &WatchParams, version: &str) -> kube::Result<Stream<Self::Object>> {
         let stream = self.0.watch_metadata(params, version).await?;
-        let guard = |event| match event {
-            WatchEvent::Added(object) => WatchEvent::Added(Guarded::good(object)),
-            WatchEvent::Modified(object) => WatchEvent::Modified(Guarded::good(object)),
-            WatchEvent::Deleted(object) => WatchEvent::Deleted(Guarded::good(object)),
-            WatchEvent::Bookmark(bookmark) => WatchEvent::Bookmark(bookmark),
-            WatchEvent::Error(status) => WatchEvent::Error(status),
-        };
-        Ok(stream.map(move |event| event.map(guard)).boxed())
+        Ok(stream.map(|event| event.map(good_event)).boxed())
     }
 }
