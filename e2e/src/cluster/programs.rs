@@ -1,6 +1,6 @@
 //! The Go programs of the cluster: what they are built from, and where the built ones are kept.
 //!
-//! Owns the cache of built programs; which there are is in [`table`]. A Go module of ours under `e2e/programs` pins the releases of
+//! Owns the cache of built programs; which there are is in `table`. A Go module of ours under `e2e/programs` pins the releases of
 //! the real programs; those of every cluster share one, so that what they have in common has one version and is compiled
 //! once. Invariant: a cached program is found under a hash of everything that decides what it is, so that it is built
 //! once for all checkouts and never stale.

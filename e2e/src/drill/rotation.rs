@@ -56,7 +56,7 @@ pub(super) async fn root_rotation(scene: &Scene) -> Result<()> {
         scene.time(
             format!("until no stream of before was left, {way}"),
             ended.elapsed(),
-            DISTRUST,
+            DISTRUST + Duration::from_secs(10),
         );
         let now = secret_roots(scene).await?;
         let as_expected = now.len() == 1 && (now == before) == (way != "to a new root");

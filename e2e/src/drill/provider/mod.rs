@@ -1,7 +1,7 @@
 //! Providers of certificates from elsewhere, run in the cluster: a real Vault and a real cert-manager.
 //!
 //! Owns what a mesh that is to be signed by one needs before it is installed, and what an operator could do to the
-//! provider afterwards. The drill itself is in [`outage`]. Invariant: what is made here is found again by its name or
+//! provider afterwards. The drill itself is in `outage`. Invariant: what is made here is found again by its name or
 //! namespace and removed before the next mesh is installed.
 
 mod authority;
