@@ -71,7 +71,7 @@ pub async fn run(args: Args, log: Handle) -> Result<()> {
     )?;
     let config = (flags.osm_namespace.as_str(), flags.osm_config_name.as_str());
     watch_all(
-        client,
+        &component.watch_thread().await?,
         config,
         &inputs,
         &component.health,

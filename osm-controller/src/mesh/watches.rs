@@ -3,7 +3,7 @@
 //! Each object becomes a fact as it arrives, in the watch's task; what the mesh does not need is never held.
 
 use k8s_openapi::api::core::v1::{Namespace, ServiceAccount};
-use kube::{Client, core::PartialObjectMeta};
+use kube::core::PartialObjectMeta;
 use osm_core::{
     api::{HTTPRouteGroup, MeshConfig, TCPRoute, TrafficSplit, TrafficTarget, labels},
     facts::{self, Diagnostic, Fact, FactKey, FactKind, endpoint_slice, pod, service},
@@ -12,7 +12,7 @@ use osm_core::{
 use osm_runtime::{
     health::Health,
     shutdown::Shutdown,
-    watch::{Event, Malformed, ObjectKey, Watch, WatchMetrics},
+    watch::{Event, Malformed, ObjectKey, Watch, WatchMetrics, WatchThread},
 };
 
 use super::thread::{Input, Inputs};
@@ -21,7 +21,7 @@ type Read = Result<Fact, Diagnostic>;
 
 /// Starts all watches, until `shutdown.stop`. The process is not ready until each has listed once.
 pub fn watch_all(
-    client: &Client,
+    thread: &WatchThread,
     (osm_namespace, config_name): (&str, &str),
     inputs: &Inputs,
     health: &Health,
@@ -34,10 +34,12 @@ pub fn watch_all(
             let wrap = |event| Input::Event(to_engine(FactKind::$kind, event));
             let condition = health.condition(FactKind::$kind.name());
             let (inputs, metrics, stop) = (inputs.clone(), metrics.clone(), shutdown.stop.clone());
-            tokio::spawn($watch.run($read, wrap, inputs, condition, metrics, stop));
+            thread
+                .handle
+                .spawn($watch.run($read, wrap, inputs, condition, metrics, stop));
         }};
     }
-    let of = || client.clone();
+    let of = || thread.client.clone();
     let config = format!("metadata.name={config_name}");
     feed!(Namespace, Watch::<Namespace>::all(of(), "namespaces"), |object| {
         facts::namespace::from(&object)

@@ -9,7 +9,7 @@ mod flags;
 mod start;
 mod trust;
 
-use std::{fmt, io, sync::Arc, thread::JoinHandle, time::Duration};
+use std::{fmt, io, path::PathBuf, sync::Arc, thread::JoinHandle, time::Duration};
 
 use k8s_openapi::api::core::v1::ObjectReference;
 use kube::Client;
@@ -24,6 +24,7 @@ pub use flags::{Flags, go_duration, not_empty};
 pub use start::{Start, StartError, VERSION};
 
 use crate::{
+    client,
     event::{Events, News, Severity},
     health::{Condition, Health},
     lease::{Election, campaign},
@@ -32,7 +33,7 @@ use crate::{
     serve::ServeMetrics,
     shutdown::{Shutdown, Timing},
     status::Status,
-    watch::WatchMetrics,
+    watch::{WatchMetrics, WatchThread},
 };
 
 /// Runs a component's process: `run`, on a runtime of all cores, with a logger at `verbosity` and without core dumps. For
@@ -73,6 +74,9 @@ pub struct Component {
     namespace: String,
     shutdown_delay: Duration,
     listeners: Condition,
+    /// How it connects.
+    agent: String,
+    kubeconfig: Option<PathBuf>,
     admin: Arc<Mutex<Option<JoinHandle<()>>>>,
     /// Readiness and liveness.
     pub health: Health,
@@ -102,6 +106,16 @@ impl Component {
     /// Every listener answers from now on: nothing else that all components share keeps it from being ready.
     pub fn serving(&self) {
         self.listeners.set_ready();
+    }
+
+    /// A thread for watches that are told of every write of the cluster.
+    ///
+    /// # Errors
+    /// [`StartError::Watches`].
+    pub async fn watch_thread(&self) -> Result<WatchThread, StartError> {
+        let (agent, kubeconfig) = (self.agent.clone(), self.kubeconfig.clone());
+        let connect = async move { client::connect(&agent, kubeconfig).await };
+        Ok(WatchThread::start(connect, self.shutdown.stop.clone()).await?)
     }
 
     /// Takes part in the election of the replica that does what must not be done twice, under the Lease of the

@@ -25,7 +25,7 @@ use crate::{
     serve::ServeMetrics,
     shutdown::Shutdown,
     status::Status,
-    watch::WatchMetrics,
+    watch::{ThreadError, WatchMetrics},
 };
 
 /// The build. Its commit and date are what `OSM_GIT_COMMIT` and `OSM_BUILD_DATE` were when it was compiled.
@@ -57,6 +57,9 @@ pub enum StartError {
     /// There is no way to a cluster.
     #[error(transparent)]
     Client(#[from] ClientError),
+    /// There is no thread for watches.
+    #[error(transparent)]
+    Watches(#[from] ThreadError),
 }
 
 /// A component that is being started: [`Start::new`], [`Start::listen`] for each of its ports, [`Start::connect`].
@@ -142,7 +145,7 @@ impl Start {
     /// [`StartError::Client`].
     pub async fn connect(self) -> Result<Component, StartError> {
         let agent = format!("{}/{}", self.name, env!("CARGO_PKG_VERSION"));
-        let client = client::connect(&agent, self.kubeconfig).await?;
+        let client = client::connect(&agent, self.kubeconfig.clone()).await?;
         let watch_metrics = WatchMetrics::register(&self.metrics);
         self.status.follow_watches(&watch_metrics);
         let stop = self.shutdown.stop.clone();
@@ -159,6 +162,8 @@ impl Start {
             shutdown: self.shutdown,
             status: self.status,
             serve_metrics: self.serve_metrics,
+            agent,
+            kubeconfig: self.kubeconfig,
             client,
             watch_metrics,
             events,

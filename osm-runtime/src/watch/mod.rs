@@ -15,6 +15,7 @@ mod run;
 mod source;
 #[cfg(test)]
 mod tests;
+mod thread;
 
 use std::{collections::BTreeMap, fmt, marker::PhantomData, sync::Arc, time::Duration};
 
@@ -33,6 +34,7 @@ use tokio_util::sync::CancellationToken;
 
 use run::Run;
 use source::{Full, Metadata, Source};
+pub use thread::{ThreadError, WatchThread};
 
 use crate::{health::Condition, metrics::Metrics};
 
