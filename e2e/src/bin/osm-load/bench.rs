@@ -66,6 +66,7 @@ pub(crate) fn short() -> Vec<Plan> {
         Step::Endpoint(5),
         Step::Target(3),
         Step::Split(3),
+        Step::Idle(10),
         Step::Unrelated(10, 1_000),
         Step::Slow(2),
         Step::Reject(1),
@@ -281,9 +282,11 @@ pub(crate) fn judge(phases: &[Phase]) -> Vec<Verdict> {
         ),
         0.02,
     );
+    // The first time is just after 9,000 proxies have connected, which costs something yet.
+    let settled = find("large, SMI: idle").into_iter().next_back();
     judge(
         "idle: CPU of the server with 10,000 proxies, against all of a core",
-        one("large, SMI: idle").map(|phase| phase.load),
+        settled.map(|phase| phase.load),
         0.05,
     );
     judge(
