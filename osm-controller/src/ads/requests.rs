@@ -106,10 +106,8 @@ impl Frames {
         }
         self.buffer.advance(PREFIX);
         let message = self.buffer.split_to(length);
-        if self.buffer.is_empty() {
-            // What is left would keep the memory of what was taken.
-            self.buffer = BytesMut::new();
-        }
+        // What is left may wait for its turn, and would keep the memory of what was taken.
+        self.buffer = BytesMut::from(&self.buffer[..]);
         Ok(Some(message))
     }
 }
@@ -139,6 +137,7 @@ mod tests {
         assert_eq!(frames.take().unwrap().unwrap(), "");
         assert!(frames.take().unwrap().is_none());
         assert_eq!(frames.buffer.len(), 1);
+        assert!(frames.buffer.capacity() < 8, "what was taken is not kept");
         frames.buffer.put_slice(b"\x00\x00\x00\x00");
         assert_eq!(frames.take().unwrap().unwrap(), "");
         assert_eq!(frames.buffer.capacity(), 0, "a quiet stream holds nothing");

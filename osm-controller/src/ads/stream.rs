@@ -150,6 +150,9 @@ pub(super) struct Session<M: Machine> {
     /// When the proxy's pod was found to be gone.
     orphaned: Option<Instant>,
     reconnected: bool,
+    /// When a proxy that came back has had time to open all its kinds. Others need no timer, of which thousands that
+    /// connect at once would go off together.
+    settles: Option<Instant>,
 }
 
 impl<M: Machine> Session<M> {
@@ -176,6 +179,7 @@ impl<M: Machine> Session<M> {
             reasons: Default::default(),
             orphaned: None,
             reconnected: false,
+            settles: None,
             shared,
         }
     }
@@ -197,7 +201,6 @@ impl<M: Machine> Session<M> {
 
     async fn serve(&mut self, responses: &mpsc::Sender<Outgoing>) -> End {
         let settings = self.shared.settings.clone();
-        let mut settle = Some(Instant::now() + settings.settle);
         let mut refresh = self.shared.next_refresh();
         let turns = self.shared.turns.clone();
         let mut next_turn = pin!(Fuse::terminated());
@@ -236,7 +239,7 @@ impl<M: Machine> Session<M> {
             }
             let orphaned = self.orphaned.map(|since| since + settings.pod_grace);
             let turn_over = self.turn.as_ref().map(Turn::until);
-            let tick = [settle, orphaned, unanswered, turn_over]
+            let tick = [self.settles, orphaned, unanswered, turn_over]
                 .into_iter()
                 .flatten()
                 .fold(refresh, Instant::min);
@@ -274,9 +277,8 @@ impl<M: Machine> Session<M> {
                 Some(reply) = place.inspect.recv() => self.tell(reply),
                 () = sleep_until(tick) => {
                     let now = Instant::now();
-                    if settle.is_some_and(|at| at <= now) {
+                    if self.settles.take_if(|at| *at <= now).is_some() {
                         self.machine.settle();
-                        settle = None;
                     }
                     self.turn.take_if(|turn| turn.until() <= now);
                     if refresh <= now {
@@ -343,9 +345,12 @@ impl<M: Machine> Session<M> {
     fn on_request(&mut self, request: &M::Request) -> Result<(), End> {
         self.bucket.take();
         let metrics = &self.shared.metrics;
-        if !self.reconnected && M::is_reconnect(request) {
-            self.reconnected = true;
-            metrics.reconnected.inc();
+        if M::is_reconnect(request) {
+            if !std::mem::replace(&mut self.reconnected, true) {
+                metrics.reconnected.inc();
+            }
+            let settles = Instant::now() + self.shared.settings.settle;
+            self.settles.get_or_insert(settles);
         }
         let Some(snapshot) = self.shared.mesh.snapshot() else {
             return Ok(());

@@ -50,6 +50,9 @@ use crate::{
 /// peers, would be the memory of the process.
 const SEND_BUFFER: usize = 64 * 1024;
 
+/// What every connection begins with; no setting makes it less (RFC 9113, section 6.9.2).
+const SMALLEST_CONNECTION_WINDOW: u32 = 65_535;
+
 /// Time after which a client's certificate is looked at even if nothing says so.
 const LOOK: Duration = Duration::from_secs(3_600);
 const SECOND: Duration = Duration::from_secs(1);
@@ -156,7 +159,7 @@ impl Connection {
                 .max_local_error_reset_streams(100)
                 .max_send_buf_size(SEND_BUFFER)
                 .initial_stream_window_size(limits.unread)
-                .initial_connection_window_size(limits.unread)
+                .initial_connection_window_size(limits.unread.max(SMALLEST_CONNECTION_WINDOW))
                 .keep_alive_interval(limits.ping)
                 .keep_alive_timeout(limits.ping.unwrap_or(limits.dead))
                 .serve_connection(io, service);

@@ -18,7 +18,7 @@ pub struct Limits {
     /// Most bytes of a request's head.
     pub head_bytes: u32,
     /// HTTP/2: most bytes of a request's body that are taken in before the handler reads them. The rest stays with the
-    /// peer.
+    /// peer, and takes a round trip for each so many bytes.
     pub unread: u32,
     /// HTTP/2: how often a quiet peer is pinged; it must answer within as long. `None` where peers ping by themselves.
     pub ping: Option<Duration>,
@@ -68,7 +68,7 @@ impl Limits {
             connections: 20_000,
             streams: 16,
             head_bytes: 16 * 1024,
-            unread: 64 * 1024,
+            unread: 16 * 1024,
             ping: None,
             max_age: None,
             within: true,

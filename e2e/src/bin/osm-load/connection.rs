@@ -177,7 +177,6 @@ async fn stream(
         server,
     };
     tally.opened(server);
-    tally.answered(number);
     tally.set_synced(number, sidecar.is_synced());
     *served = true;
     converse(number, response.into_body(), requests, mode, shared, sidecar).await

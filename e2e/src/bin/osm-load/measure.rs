@@ -219,7 +219,8 @@ impl Measure<'_> {
         Ok(())
     }
 
-    /// Kills the controllers without a word, starts others, and waits until every stream is back.
+    /// Kills the controllers without a word, starts others, and waits until every stream is back and every proxy has answered
+    /// something: even one that has everything is sent its certificate again, which is not kept.
     pub(crate) async fn restart(&mut self, name: &str) -> Result<()> {
         let controllers = self.world.controllers.len();
         let streams = self.fleet.tally().streams().iter().sum::<usize>();

@@ -214,7 +214,7 @@ impl Tally {
         }
     }
 
-    /// Takes note that a proxy has just sent an answer, or opened a stream that needs none.
+    /// Takes note that a proxy has just sent an answer.
     pub(crate) fn answered(&self, proxy: usize) {
         let now = self.now();
         self.proxies[proxy].answered.store(now, Relaxed);
