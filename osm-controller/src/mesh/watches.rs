@@ -46,18 +46,18 @@ pub fn watch_all(
     });
     feed!(
         Service,
-        Watch::<service::Object>::all(of(), "services"),
+        Watch::<service::Object, _>::wire(of(), "services"),
         |object| service::from(&object)
     );
     feed!(
         EndpointSlice,
-        Watch::<endpoint_slice::Object>::all(of(), "endpointslices"),
+        Watch::<endpoint_slice::Object, _>::wire(of(), "endpointslices"),
         |object| endpoint_slice::from(&object)
     );
     // The API server picks out the pods that have a sidecar.
     feed!(
         Pod,
-        Watch::<pod::Object>::all(of(), "pods").labels(labels::PROXY_UUID),
+        Watch::<pod::Object, _>::wire(of(), "pods").labels(labels::PROXY_UUID),
         |object| pod::from(&object)
     );
     feed!(

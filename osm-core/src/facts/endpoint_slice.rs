@@ -2,24 +2,85 @@
 
 use std::{net::IpAddr, sync::Arc};
 
-use k8s_openapi::{api::discovery::v1, apimachinery::pkg::apis::meta::v1::ObjectMeta};
+use prost::Message;
 use serde::Deserialize;
 
-use super::{Diagnostic, Fact, lean, service::port_number};
+use super::{
+    Diagnostic, Fact,
+    lean::{self, Identified},
+    service::port_number,
+};
 
 /// The label that names a slice's Service (Kubernetes API).
 const SERVICE_NAME: &str = "kubernetes.io/service-name";
 
 /// What is decoded of an EndpointSlice.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Message, Deserialize)]
+#[serde(default)]
 pub struct Object {
-    #[serde(default, deserialize_with = "lean::metadata")]
-    metadata: ObjectMeta,
-    ports: Option<Vec<v1::EndpointPort>>,
-    endpoints: Option<Vec<v1::Endpoint>>,
+    #[prost(message, required, tag = "1")]
+    metadata: lean::Metadata,
+    #[prost(message, repeated, tag = "2")]
+    #[serde(deserialize_with = "lean::or_default")]
+    endpoints: Vec<Endpoint>,
+    #[prost(message, repeated, tag = "3")]
+    #[serde(deserialize_with = "lean::or_default")]
+    ports: Vec<Port>,
 }
 
-lean::lean!(Object, v1::EndpointSlice);
+lean::lean!(
+    Object,
+    "EndpointSlice",
+    "/apis/discovery.k8s.io/v1/endpointslices"
+);
+
+#[derive(Clone, Message, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+struct Endpoint {
+    #[prost(string, repeated, tag = "1")]
+    #[serde(deserialize_with = "lean::or_default")]
+    addresses: Vec<String>,
+    #[prost(message, required, tag = "2")]
+    #[serde(deserialize_with = "lean::or_default")]
+    conditions: Conditions,
+    #[prost(string, tag = "3")]
+    hostname: String,
+    #[prost(message, optional, tag = "4")]
+    target_ref: Option<Target>,
+}
+
+#[derive(Clone, Message, Deserialize)]
+#[serde(default)]
+struct Conditions {
+    #[prost(bool, optional, tag = "1")]
+    ready: Option<bool>,
+    #[prost(bool, optional, tag = "3")]
+    terminating: Option<bool>,
+}
+
+#[derive(Clone, Message, Deserialize)]
+#[serde(default)]
+struct Target {
+    #[prost(string, tag = "1")]
+    kind: String,
+    #[prost(string, tag = "2")]
+    namespace: String,
+    #[prost(string, tag = "3")]
+    name: String,
+    #[prost(string, tag = "4")]
+    uid: String,
+}
+
+#[derive(Clone, Message, Deserialize)]
+#[serde(default)]
+struct Port {
+    #[prost(string, tag = "1")]
+    name: String,
+    #[prost(string, tag = "2")]
+    protocol: String,
+    #[prost(int32, tag = "3")]
+    port: i32,
+}
 
 /// An EndpointSlice. Only endpoints that are pods are in it: an address without a pod is nobody the mesh could trust. A
 /// pod that is terminating is in it only if it is ready, which is so in Services that publish those that are not ready.
@@ -57,51 +118,40 @@ pub struct SliceEndpoint {
 /// # Errors
 /// None today: what does not parse is left out.
 pub fn from(object: &Object) -> Result<Fact, Diagnostic> {
-    let namespace = object.metadata.namespace.as_deref().unwrap_or("");
-    let labels = object.metadata.labels.as_ref();
-    let service = labels
-        .and_then(|labels| labels.get(SERVICE_NAME))
-        .map_or("", String::as_str);
-    let ports = object
-        .ports
-        .iter()
-        .flatten()
-        .filter(|port| port.protocol.as_deref().unwrap_or("TCP") == "TCP");
-    let mut ports: Vec<(Arc<str>, u16)> = ports
-        .filter_map(|port| {
-            Some((
-                port.name.as_deref().unwrap_or("").into(),
-                port_number(port.port?)?,
-            ))
-        })
+    let metadata = &object.metadata;
+    let tcp = object.ports.iter();
+    let tcp = tcp.filter(|port| matches!(&*port.protocol, "" | "TCP"));
+    let mut ports: Vec<(Arc<str>, u16)> = tcp
+        .filter_map(|port| Some((port.name.as_str().into(), port_number(port.port)?)))
         .collect();
     ports.sort();
     ports.dedup();
-    let mut endpoints: Vec<_> = object
-        .endpoints
-        .iter()
-        .flatten()
-        .filter_map(|endpoint| read(endpoint, namespace))
+    let endpoints = object.endpoints.iter();
+    let mut endpoints: Vec<_> = endpoints
+        .filter_map(|endpoint| read(endpoint, metadata.namespace()))
         .collect();
     endpoints.sort();
     endpoints.dedup();
     Ok(Fact::EndpointSlice(EndpointSlice {
-        namespace: namespace.into(),
-        name: object.metadata.name.as_deref().unwrap_or("").into(),
-        service: service.into(),
+        namespace: metadata.namespace().into(),
+        name: metadata.name().into(),
+        service: metadata
+            .labels
+            .get(SERVICE_NAME)
+            .map_or("", String::as_str)
+            .into(),
         ports,
         endpoints,
     }))
 }
 
-fn read(endpoint: &v1::Endpoint, namespace: &str) -> Option<SliceEndpoint> {
+fn read(endpoint: &Endpoint, namespace: &str) -> Option<SliceEndpoint> {
     // An absent condition means ready, and not terminating (EndpointSlice API).
-    let conditions = endpoint.conditions.as_ref();
-    let ready = conditions.and_then(|all| all.ready).unwrap_or(true);
-    let terminating = conditions.and_then(|all| all.terminating).unwrap_or(false);
+    let ready = endpoint.conditions.ready.unwrap_or(true);
+    let terminating = endpoint.conditions.terminating.unwrap_or(false);
     let target = endpoint.target_ref.as_ref()?;
-    let is_pod = target.kind.as_deref() == Some("Pod");
-    let is_here = target.namespace.as_deref().is_none_or(|other| other == namespace);
+    let is_pod = target.kind == "Pod" && !target.name.is_empty();
+    let is_here = target.namespace.is_empty() || target.namespace == namespace;
     if !((ready || !terminating) && is_pod && is_here) {
         return None;
     }
@@ -113,12 +163,10 @@ fn read(endpoint: &v1::Endpoint, namespace: &str) -> Option<SliceEndpoint> {
     addresses.sort_unstable();
     addresses.dedup();
     Some(SliceEndpoint {
-        pod: target.name.as_deref()?.into(),
-        uid: target.uid.as_deref().unwrap_or("").into(),
+        pod: target.name.as_str().into(),
+        uid: target.uid.as_str().into(),
         addresses,
-        hostname: endpoint
-            .hostname
-            .as_deref()
+        hostname: Some(&*endpoint.hostname)
             .filter(|name| !name.is_empty())
             .map(Into::into),
         ready,

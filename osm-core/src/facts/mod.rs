@@ -7,7 +7,7 @@
 
 pub mod endpoint_slice;
 pub mod http_route_group;
-mod lean;
+pub mod lean;
 pub mod mesh_config;
 pub mod namespace;
 pub mod pattern;

@@ -2,60 +2,110 @@
 
 use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
 
-use k8s_openapi::{api::core::v1, apimachinery::pkg::apis::meta::v1::ObjectMeta};
-use serde::{Deserialize, de::IgnoredAny};
+use prost::Message;
+use serde::Deserialize;
 use uuid::Uuid;
 
-use super::{Diagnostic, Fact, FactKey, FactKind, created, excerpt, lean, service::port_number};
+use super::{
+    Diagnostic, Fact, FactKey, FactKind, excerpt,
+    lean::{self, Identified},
+    service::port_number,
+};
 use crate::{
     api::{annotations, labels},
     identity::{ServiceIdentity, is_dns_label, is_dns_subdomain},
 };
 
 /// What is decoded of a Pod.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Message, Deserialize)]
+#[serde(default)]
 pub struct Object {
-    #[serde(default, deserialize_with = "lean::metadata")]
-    metadata: ObjectMeta,
+    #[prost(message, required, tag = "1")]
+    metadata: lean::Metadata,
+    #[prost(message, optional, tag = "2")]
     spec: Option<Spec>,
+    #[prost(message, optional, tag = "3")]
     status: Option<Status>,
 }
 
-lean::lean!(Object, v1::Pod);
+lean::lean!(Object, "Pod", "/api/v1/pods");
 
-#[derive(Clone, Debug, Deserialize)]
-#[serde(rename_all = "camelCase")]
+#[derive(Clone, Message, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
 struct Spec {
-    service_account_name: Option<String>,
-    service_account: Option<String>,
-    containers: Option<Vec<Container>>,
-    init_containers: Option<Vec<Container>>,
-    readiness_gates: Option<Vec<IgnoredAny>>,
-    hostname: Option<String>,
-    subdomain: Option<String>,
+    #[prost(message, repeated, tag = "2")]
+    #[serde(deserialize_with = "lean::or_default")]
+    containers: Vec<Container>,
+    #[prost(string, tag = "8")]
+    service_account_name: String,
+    #[prost(string, tag = "9")]
+    service_account: String,
+    #[prost(string, tag = "16")]
+    hostname: String,
+    #[prost(string, tag = "17")]
+    subdomain: String,
+    #[prost(message, repeated, tag = "20")]
+    #[serde(deserialize_with = "lean::or_default")]
+    init_containers: Vec<Container>,
+    #[prost(message, repeated, tag = "28")]
+    #[serde(deserialize_with = "lean::or_default")]
+    readiness_gates: Vec<Gate>,
 }
 
-#[derive(Clone, Debug, Deserialize)]
-#[serde(rename_all = "camelCase")]
+#[derive(Clone, Message, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
 struct Container {
-    ports: Option<Vec<v1::ContainerPort>>,
-    restart_policy: Option<String>,
+    #[prost(message, repeated, tag = "6")]
+    #[serde(deserialize_with = "lean::or_default")]
+    ports: Vec<Port>,
+    #[prost(string, tag = "24")]
+    restart_policy: String,
 }
 
-#[derive(Clone, Debug, Deserialize)]
-#[serde(rename_all = "camelCase")]
+#[derive(Clone, Message, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+struct Port {
+    #[prost(string, tag = "1")]
+    name: String,
+    #[prost(int32, tag = "3")]
+    container_port: i32,
+    #[prost(string, tag = "4")]
+    protocol: String,
+}
+
+/// That there is one is all that is read.
+#[derive(Clone, Message, Deserialize)]
+struct Gate {}
+
+#[derive(Clone, Message, Deserialize)]
+#[serde(default)]
 struct Status {
-    phase: Option<String>,
+    #[prost(string, tag = "1")]
+    phase: String,
+    #[prost(message, repeated, tag = "2")]
+    #[serde(deserialize_with = "lean::or_default")]
+    conditions: Vec<Condition>,
+    #[prost(string, tag = "6")]
     #[serde(rename = "podIP")]
-    pod_ip: Option<String>,
-    #[serde(rename = "podIPs")]
-    pod_ips: Option<Vec<v1::PodIP>>,
-    conditions: Option<Vec<Condition>>,
+    pod_ip: String,
+    #[prost(message, repeated, tag = "12")]
+    #[serde(rename = "podIPs", deserialize_with = "lean::or_default")]
+    pod_ips: Vec<Ip>,
 }
 
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Message, Deserialize)]
+#[serde(default)]
+struct Ip {
+    #[prost(string, tag = "1")]
+    ip: String,
+}
+
+#[derive(Clone, Message, Deserialize)]
+#[serde(default)]
 struct Condition {
+    #[prost(string, tag = "1")]
     r#type: String,
+    #[prost(string, tag = "2")]
     status: String,
 }
 
@@ -112,15 +162,11 @@ impl Proxy {
 /// `InvalidProxyUuid` when the label of a pod is not a uuid as the injector writes it.
 pub fn from(object: &Object) -> Result<Fact, Diagnostic> {
     let metadata = &object.metadata;
-    let namespace: Arc<str> = metadata.namespace.as_deref().unwrap_or("").into();
-    let name: Arc<str> = metadata.name.as_deref().unwrap_or("").into();
-    let phase = object.status.as_ref().and_then(|status| status.phase.as_deref());
+    let namespace: Arc<str> = metadata.namespace().into();
+    let name: Arc<str> = metadata.name().into();
+    let phase = object.status.as_ref().map(|status| &*status.phase);
     let ended = matches!(phase, Some("Succeeded" | "Failed"));
-    let label = metadata
-        .labels
-        .as_ref()
-        .and_then(|labels| labels.get(labels::PROXY_UUID));
-    let proxy = match label {
+    let proxy = match metadata.labels.get(labels::PROXY_UUID) {
         Some(label) if !ended => {
             let Some(uuid) = Uuid::try_parse(label)
                 .ok()
@@ -148,67 +194,52 @@ pub fn from(object: &Object) -> Result<Fact, Diagnostic> {
 
 fn proxy(object: &Object, uuid: Uuid, namespace: &Arc<str>) -> Option<Proxy> {
     let spec = object.spec.as_ref()?;
-    let account = spec
-        .service_account_name
-        .as_deref()
-        .or(spec.service_account.as_deref());
-    let account = account.filter(|name| !name.is_empty()).unwrap_or("default");
+    let account = [&*spec.service_account_name, &*spec.service_account, "default"]
+        .into_iter()
+        .find(|name| !name.is_empty())?;
     // Both enter principals; the API server lets nothing else through.
     if !is_dns_label(namespace) || !is_dns_subdomain(account) {
         return None;
     }
-    let status = object.status.as_ref();
-    let list = status
-        .and_then(|status| status.pod_ips.as_ref())
-        .into_iter()
-        .flatten()
-        .map(|ip| ip.ip.as_str());
-    let single = status.and_then(|status| status.pod_ip.as_deref());
-    let mut addresses: Vec<IpAddr> = list
-        .chain(single)
+    let status = object.status.iter();
+    let mut addresses: Vec<IpAddr> = status
+        .flat_map(|status| {
+            let list = status.pod_ips.iter().map(|ip| &ip.ip);
+            list.chain([&status.pod_ip])
+        })
         .filter_map(|address| address.parse().ok())
         .collect();
     addresses.sort_unstable();
     addresses.dedup();
     // Restartable init containers are sidecars: they serve too.
-    let sidecars = spec.init_containers.iter().flatten();
-    let sidecars = sidecars.filter(|container| container.restart_policy.as_deref() == Some("Always"));
+    let sidecars = spec.init_containers.iter();
+    let sidecars = sidecars.filter(|container| container.restart_policy == "Always");
+    let containers = spec.containers.iter().chain(sidecars);
     let mut ports = BTreeMap::new();
-    for port in spec
-        .containers
-        .iter()
-        .flatten()
-        .chain(sidecars)
-        .flat_map(|container| container.ports.iter().flatten())
-    {
-        let tcp = port.protocol.as_deref().unwrap_or("TCP") == "TCP";
-        if let (true, Some(name), Some(number)) = (tcp, &port.name, port_number(port.container_port)) {
-            ports.entry(name.as_str().into()).or_insert(number);
+    for port in containers.flat_map(|container| &container.ports) {
+        let tcp = matches!(&*port.protocol, "" | "TCP");
+        if let (true, false, Some(number)) = (tcp, port.name.is_empty(), port_number(port.container_port)) {
+            ports.entry(port.name.as_str().into()).or_insert(number);
         }
     }
-    let scrape = object
-        .metadata
-        .annotations
-        .as_ref()
-        .and_then(|map| map.get(annotations::PROMETHEUS_SCRAPE));
-    let text = |text: &Option<String>| text.as_deref().filter(|text| is_dns_label(text)).map(Into::into);
+    let scrape = object.metadata.annotation(annotations::PROMETHEUS_SCRAPE);
+    let label = |text: &str| is_dns_label(text).then(|| text.into());
     Some(Proxy {
         uuid,
-        uid: object.metadata.uid.as_deref().unwrap_or("").into(),
-        created: created(&object.metadata),
+        uid: object.metadata.uid.as_str().into(),
+        created: object.metadata.created(),
         identity: ServiceIdentity::new(namespace.clone(), account),
         labels: object
             .metadata
             .labels
             .iter()
-            .flatten()
             .map(|(key, value)| (key.as_str().into(), value.as_str().into()))
             .collect(),
         addresses,
         ports,
-        hostname: text(&spec.hostname),
-        subdomain: text(&spec.subdomain),
-        scraped: scrape.is_some_and(|value| matches!(&**value, "1" | "t" | "T" | "true" | "TRUE" | "True")),
+        hostname: label(&spec.hostname),
+        subdomain: label(&spec.subdomain),
+        scraped: matches!(scrape, Some("1" | "t" | "T" | "true" | "TRUE" | "True")),
         doubted: is_doubted(object),
     })
 }
@@ -216,20 +247,13 @@ fn proxy(object: &Object, uuid: Uuid, namespace: &Arc<str>) -> Option<Proxy> {
 /// The node lifecycle controller turns `Ready` alone; a kubelet turns `ContainersReady` with it. With readiness gates
 /// `Ready` may be false for reasons of their own.
 fn is_doubted(object: &Object) -> bool {
-    let gates = object
-        .spec
-        .as_ref()
-        .and_then(|spec| spec.readiness_gates.as_ref());
-    let conditions = object
-        .status
-        .as_ref()
-        .and_then(|status| status.conditions.as_ref());
+    let gates = object.spec.iter().flat_map(|spec| &spec.readiness_gates);
     let is = |kind: &str, status: &str| {
-        let mut all = conditions.into_iter().flatten();
-        all.any(|condition| condition.r#type == kind && condition.status == status)
+        let mut conditions = object.status.iter().flat_map(|status| &status.conditions);
+        conditions.any(|condition| condition.r#type == kind && condition.status == status)
     };
-    object.metadata.deletion_timestamp.is_none()
-        && gates.is_none_or(Vec::is_empty)
+    !object.metadata.is_ending()
+        && gates.count() == 0
         && is("Ready", "False")
         && is("ContainersReady", "True")
 }

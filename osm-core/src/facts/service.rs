@@ -2,27 +2,89 @@
 
 use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
 
-use k8s_openapi::{
-    api::core::v1,
-    apimachinery::pkg::{apis::meta::v1::ObjectMeta, util::intstr::IntOrString},
-};
+use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
+use prost::Message;
 use serde::Deserialize;
 
-use super::{Diagnostic, Fact, created, lean};
+use super::{
+    Diagnostic, Fact,
+    lean::{self, Identified},
+};
 use crate::{
     ir::{Protocol, ServiceKey, TargetPort},
     policy::protocol,
 };
 
 /// What is decoded of a Service.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Message, Deserialize)]
+#[serde(default)]
 pub struct Object {
-    #[serde(default, deserialize_with = "lean::metadata")]
-    metadata: ObjectMeta,
-    spec: Option<v1::ServiceSpec>,
+    #[prost(message, required, tag = "1")]
+    metadata: lean::Metadata,
+    #[prost(message, required, tag = "2")]
+    #[serde(deserialize_with = "lean::or_default")]
+    spec: Spec,
 }
 
-lean::lean!(Object, v1::Service);
+lean::lean!(Object, "Service", "/api/v1/services");
+
+#[derive(Clone, Message, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+struct Spec {
+    #[prost(message, repeated, tag = "1")]
+    #[serde(deserialize_with = "lean::or_default")]
+    ports: Vec<Port>,
+    #[prost(btree_map = "string, string", tag = "2")]
+    #[serde(deserialize_with = "lean::or_default")]
+    selector: BTreeMap<String, String>,
+    #[prost(string, tag = "3")]
+    #[serde(rename = "clusterIP")]
+    cluster_ip: String,
+    #[prost(string, tag = "4")]
+    r#type: String,
+    #[prost(string, repeated, tag = "18")]
+    #[serde(rename = "clusterIPs", deserialize_with = "lean::or_default")]
+    cluster_ips: Vec<String>,
+}
+
+#[derive(Clone, Message, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+struct Port {
+    #[prost(string, tag = "1")]
+    name: String,
+    #[prost(string, tag = "2")]
+    protocol: String,
+    #[prost(int32, tag = "3")]
+    port: i32,
+    #[prost(message, required, tag = "4")]
+    #[serde(deserialize_with = "lean::or_default")]
+    target_port: Target,
+    #[prost(string, optional, tag = "6")]
+    app_protocol: Option<String>,
+}
+
+/// A number or a name; the number 0 is none.
+#[derive(Clone, Message, Deserialize)]
+#[serde(from = "IntOrString")]
+struct Target {
+    /// 0 for a number, 1 for a name.
+    #[prost(int64, tag = "1")]
+    r#type: i64,
+    #[prost(int32, tag = "2")]
+    number: i32,
+    #[prost(string, tag = "3")]
+    name: String,
+}
+
+impl From<IntOrString> for Target {
+    fn from(target: IntOrString) -> Self {
+        let (r#type, number, name) = match target {
+            IntOrString::Int(number) => (0, number, String::new()),
+            IntOrString::String(name) => (1, 0, name),
+        };
+        Self { r#type, number, name }
+    }
+}
 
 /// A Service.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -75,54 +137,49 @@ impl Service {
 /// # Errors
 /// None today: the API server validates what is read here, and what does not parse is left out.
 pub fn from(object: &Object) -> Result<Fact, Diagnostic> {
-    let spec = object.spec.clone().unwrap_or_default();
-    let headless = spec.cluster_ip.as_deref() == Some("None");
-    let single = spec.cluster_ip.clone().into_iter().collect();
-    let addresses = spec
-        .cluster_ips
-        .filter(|addresses| !addresses.is_empty())
-        .unwrap_or(single);
+    let spec = &object.spec;
+    let addresses = match &*spec.cluster_ips {
+        [] => std::slice::from_ref(&spec.cluster_ip),
+        several => several,
+    };
     let mut addresses: Vec<IpAddr> = addresses
         .iter()
         .filter_map(|address| address.parse().ok())
         .collect();
     addresses.sort_unstable();
     addresses.dedup();
-    let mut ports: Vec<_> = spec.ports.unwrap_or_default().iter().filter_map(port).collect();
+    let mut ports: Vec<_> = spec.ports.iter().filter_map(port).collect();
     ports.sort_by_key(|port| port.number);
     ports.dedup_by_key(|port| port.number);
     Ok(Fact::Service(Service {
-        namespace: object.metadata.namespace.as_deref().unwrap_or("").into(),
-        name: object.metadata.name.as_deref().unwrap_or("").into(),
-        created: created(&object.metadata),
+        namespace: object.metadata.namespace().into(),
+        name: object.metadata.name().into(),
+        created: object.metadata.created(),
         selector: spec
             .selector
-            .unwrap_or_default()
-            .into_iter()
-            .map(|(k, v)| (k.into(), v.into()))
+            .iter()
+            .map(|(k, v)| (k.as_str().into(), v.as_str().into()))
             .collect(),
-        external: spec.type_.as_deref() == Some("ExternalName"),
-        headless,
+        external: spec.r#type == "ExternalName",
+        headless: spec.cluster_ip == "None",
         addresses,
         ports,
     }))
 }
 
-fn port(port: &v1::ServicePort) -> Option<ServicePort> {
-    if port.protocol.as_deref().unwrap_or("TCP") != "TCP" {
+fn port(port: &Port) -> Option<ServicePort> {
+    if !matches!(&*port.protocol, "" | "TCP") {
         return None;
     }
     let number = port_number(port.port)?;
     let target = match &port.target_port {
-        None => TargetPort::Number(number),
-        Some(IntOrString::Int(0)) => TargetPort::Number(number),
-        Some(IntOrString::Int(target)) => TargetPort::Number(port_number(*target)?),
-        Some(IntOrString::String(name)) => TargetPort::Name(name.as_str().into()),
+        Target { r#type: 1, name, .. } => TargetPort::Name(name.as_str().into()),
+        Target { number: 0, .. } => TargetPort::Number(number),
+        Target { number, .. } => TargetPort::Number(port_number(*number)?),
     };
-    let name = port.name.as_deref().unwrap_or("");
-    let protocol = protocol::of(port.app_protocol.as_deref(), name);
+    let protocol = protocol::of(port.app_protocol.as_deref(), &port.name);
     Some(ServicePort {
-        name: name.into(),
+        name: port.name.as_str().into(),
         number,
         target,
         protocol,

@@ -163,8 +163,11 @@ fn all_that_is_read_of_a_pod_is_decoded() {
     assert_eq!(fact.proxy.as_deref(), Some(&expected));
     assert_eq!((&*fact.namespace, &*fact.name), ("shop", "a"));
     let read: pod::Object = object(yaml);
-    let version = k8s_openapi::Metadata::metadata(&read).resource_version.as_deref();
-    assert_eq!(version, Some("7"), "a watch goes on from there");
+    assert_eq!(
+        lean::Identified::version(&read),
+        Some("7"),
+        "a watch goes on from there"
+    );
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! Decoding answers so that a malformed object does not fail the others.
+//! Decoding JSON answers so that a malformed object does not fail the others.
 //!
 //! The text of each object is decoded directly; only when that fails is its metadata decoded alone. (The client
 //! library's own guard decodes every object twice, through a generic value.)
@@ -9,6 +9,7 @@ use kube::{
     api::ObjectList,
     core::{Status, TypeMeta, WatchEvent, watch::Bookmark},
 };
+use osm_core::facts::lean::Identified;
 use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::value::RawValue;
 
@@ -22,38 +23,50 @@ const MAX_ERROR: usize = 512;
 pub struct Guarded<K> {
     /// The object, or the decoder's complaint.
     pub object: Result<K, String>,
-    /// Of a malformed object, its metadata.
-    metadata: ObjectMeta,
+    /// Of a malformed object, which one it is.
+    key: ObjectKey,
+    /// Of a malformed object, its version.
+    version: Option<String>,
 }
 
-impl<K: Resource> Guarded<K> {
+impl<K> Guarded<K> {
     /// A decoded object.
     pub fn good(object: K) -> Self {
         Self {
             object: Ok(object),
-            metadata: ObjectMeta::default(),
+            key: ObjectKey::default(),
+            version: None,
         }
     }
 
-    fn metadata(&self) -> &ObjectMeta {
-        match &self.object {
-            Ok(object) => object.meta(),
-            Err(_) => &self.metadata,
+    /// An object of which only `key` and `version` could be decoded.
+    pub(super) fn bad(error: String, key: ObjectKey, version: Option<String>) -> Self {
+        Self {
+            object: Err(error),
+            key,
+            version,
         }
     }
+}
 
+impl<K: Identified> Guarded<K> {
     /// Which object it is.
     pub fn key(&self) -> ObjectKey {
-        let metadata = self.metadata();
-        ObjectKey {
-            namespace: metadata.namespace.clone().unwrap_or_default(),
-            name: metadata.name.clone().unwrap_or_default(),
+        match &self.object {
+            Ok(object) => ObjectKey {
+                namespace: object.namespace().to_owned(),
+                name: object.name().to_owned(),
+            },
+            Err(_) => self.key.clone(),
         }
     }
 
     /// Its version.
     pub fn version(&self) -> Option<&str> {
-        self.metadata().resource_version.as_deref()
+        match &self.object {
+            Ok(object) => object.version(),
+            Err(_) => self.version.as_deref(),
+        }
     }
 
     /// What to report of a malformed object.
@@ -75,23 +88,21 @@ impl<K: DeserializeOwned> Guarded<K> {
             metadata: ObjectMeta,
         }
         match serde_json::from_str(text) {
-            Ok(object) => Ok(Self {
-                object: Ok(object),
-                metadata: ObjectMeta::default(),
-            }),
+            Ok(object) => Ok(Self::good(object)),
             Err(error) => {
                 let OnlyMetadata { metadata } = serde_json::from_str(text)?;
-                Ok(Self {
-                    object: Err(error.to_string()),
-                    metadata,
-                })
+                let key = ObjectKey {
+                    namespace: metadata.namespace.unwrap_or_default(),
+                    name: metadata.name.unwrap_or_default(),
+                };
+                Ok(Self::bad(error.to_string(), key, metadata.resource_version))
             }
         }
     }
 }
 
 /// An event whose object is decoded.
-pub(super) fn good_event<K: Resource>(event: WatchEvent<K>) -> WatchEvent<Guarded<K>> {
+pub(super) fn good_event<K>(event: WatchEvent<K>) -> WatchEvent<Guarded<K>> {
     match event {
         WatchEvent::Added(object) => WatchEvent::Added(Guarded::good(object)),
         WatchEvent::Modified(object) => WatchEvent::Modified(Guarded::good(object)),
@@ -102,9 +113,7 @@ pub(super) fn good_event<K: Resource>(event: WatchEvent<K>) -> WatchEvent<Guarde
 }
 
 /// Decodes one event of a watch.
-pub(super) fn decode_event<K: Resource + DeserializeOwned>(
-    line: &[u8],
-) -> kube::Result<WatchEvent<Guarded<K>>> {
+pub(super) fn decode_event<K: DeserializeOwned>(line: &[u8]) -> kube::Result<WatchEvent<Guarded<K>>> {
     // Almost every event is decoded in one go.
     match serde_json::from_slice(line) {
         Ok(event) => Ok(good_event(event)),

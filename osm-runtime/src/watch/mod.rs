@@ -11,32 +11,32 @@
 //! - The queue to the consumer is bounded: a slow consumer slows the watch, nothing else.
 
 mod guarded;
+mod metrics;
+mod protobuf;
 mod run;
 mod source;
 #[cfg(test)]
 mod tests;
 mod thread;
 
-use std::{collections::BTreeMap, fmt, marker::PhantomData, sync::Arc, time::Duration};
+use std::{fmt, marker::PhantomData, time::Duration};
 
 use kube::{
     Client, Resource,
     core::{NamespaceResourceScope, PartialObjectMeta},
 };
-use parking_lot::Mutex;
-use prometheus_client::{
-    encoding::EncodeLabelSet,
-    metrics::{counter::Counter, family::Family, gauge::Gauge},
-};
+use osm_core::facts::lean::{Identified, Wire};
 use serde::de::DeserializeOwned;
-use tokio::{sync::mpsc, time::Instant};
+use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
+pub use metrics::WatchMetrics;
+use protobuf::Protobuf;
 use run::Run;
 use source::{Full, Metadata, Source};
 pub use thread::{ThreadError, WatchThread};
 
-use crate::{health::Condition, metrics::Metrics};
+use crate::health::Condition;
 
 /// Which object.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -106,84 +106,6 @@ impl Default for Times {
     }
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct Kind {
-    kind: &'static str,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct Happened {
-    kind: &'static str,
-    what: &'static str,
-}
-
-/// Metrics of the watches of a process.
-#[derive(Clone, Debug, Default)]
-pub struct WatchMetrics {
-    events: Family<Happened, Counter>,
-    restarts: Family<Happened, Counter>,
-    proof_of_life: Family<Kind, Gauge>,
-    /// When each watch that runs last heard from the API server, by the monotonic clock.
-    heard: Arc<Mutex<BTreeMap<&'static str, Option<Instant>>>>,
-}
-
-/// A watch that is running, until dropped.
-struct Running {
-    kind: &'static str,
-    metrics: WatchMetrics,
-}
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        self.metrics.heard.lock().remove(self.kind);
-    }
-}
-
-impl WatchMetrics {
-    /// Registers them.
-    pub fn register(metrics: &Metrics) -> Self {
-        let new = Self::default();
-        metrics.register(|registry| {
-            registry.register(
-                "osm_watch_events",
-                "Objects and changes received",
-                new.events.clone(),
-            );
-            registry.register(
-                "osm_watch_restarts",
-                "Watches begun again, by reason",
-                new.restarts.clone(),
-            );
-            let help = "Unix time of the last sign of life of a watch: an object, a change or a bookmark";
-            registry.register("osm_watch_proof_of_life_seconds", help, new.proof_of_life.clone());
-        });
-        new
-    }
-
-    /// For how long each running watch has heard nothing from the API server, by kind: `None` if nothing ever. A
-    /// bookmark comes about every minute, so more than a few minutes mean that the API server cannot be reached.
-    pub fn silences(&self) -> Vec<(&'static str, Option<Duration>)> {
-        let heard = self.heard.lock();
-        let silence = |at: &Option<Instant>| at.map(|at| at.elapsed());
-        heard.iter().map(|(kind, at)| (*kind, silence(at))).collect()
-    }
-
-    fn running(&self, kind: &'static str) -> Running {
-        self.heard.lock().insert(kind, None);
-        Running {
-            kind,
-            metrics: self.clone(),
-        }
-    }
-
-    fn heard(&self, kind: &'static str) {
-        self.proof_of_life
-            .get_or_create(&Kind { kind })
-            .set(jiff::Timestamp::now().as_second());
-        self.heard.lock().insert(kind, Some(Instant::now()));
-    }
-}
-
 /// A watch to be run: what is watched.
 pub struct Watch<K, S = Full<K>> {
     source: S,
@@ -229,9 +151,16 @@ where
     }
 }
 
+impl<K: Wire> Watch<K, Protobuf<K>> {
+    /// All objects of a built-in kind in the cluster, in protobuf, of which only what `K` declares is decoded.
+    pub fn wire(client: Client, kind: &'static str) -> Self {
+        Self::over(Protobuf::all(client), kind)
+    }
+}
+
 impl<K, S> Watch<K, S>
 where
-    K: Resource<DynamicType = ()> + Clone + Send + 'static,
+    K: Identified + Clone + Send + 'static,
     S: Source<Object = K>,
 {
     fn over(source: S, kind: &'static str) -> Self {
@@ -291,14 +220,13 @@ where
         T: Send,
         E: Send,
     {
-        let _running = metrics.running(self.kind);
         let mut run = Run {
+            running: metrics.running(self.kind),
             watch: self,
             convert,
             wrap,
             sink,
             synced,
-            metrics,
             paged: false,
             ready: false,
         };

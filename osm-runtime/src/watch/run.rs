@@ -4,13 +4,13 @@ use std::time::Duration;
 
 use futures::StreamExt;
 use kube::{
-    Resource,
     api::{ListParams, WatchParams},
     core::{Status, WatchEvent},
 };
+use osm_core::facts::lean::Identified;
 use tokio::{sync::mpsc, time::timeout};
 
-use super::{Event, Happened, Kind, Malformed, Watch, WatchMetrics, guarded::Guarded, source::Source};
+use super::{Event, Malformed, Watch, guarded::Guarded, metrics::Running, source::Source};
 use crate::{
     backoff::{Backoff, jittered},
     client::describe,
@@ -37,11 +37,11 @@ enum End {
 
 pub(super) struct Run<K, S, C, W, E> {
     pub(super) watch: Watch<K, S>,
+    pub(super) running: Running,
     pub(super) convert: C,
     pub(super) wrap: W,
     pub(super) sink: mpsc::Sender<E>,
     pub(super) synced: Condition,
-    pub(super) metrics: WatchMetrics,
     /// The server does not stream lists.
     pub(super) paged: bool,
     /// A [`Event::Reset`] was delivered.
@@ -52,7 +52,7 @@ type Result<T> = std::result::Result<T, End>;
 
 impl<K, S, T, C, W, E> Run<K, S, C, W, E>
 where
-    K: Resource<DynamicType = ()> + Clone + Send + 'static,
+    K: Identified + Clone + Send + 'static,
     S: Source<Object = K>,
     C: Fn(K) -> T + Send,
     W: Fn(Event<T>) -> E + Send,
@@ -65,7 +65,7 @@ where
         let mut version: Option<String> = None;
         let (mut silent, mut unknown) = (false, false);
         loop {
-            let progress = self.progress();
+            let progress = self.running.progress();
             let end = match version.as_mut() {
                 None => match self.list().await {
                     Ok(listed) => {
@@ -78,7 +78,7 @@ where
                 },
                 Some(version) => self.follow(version).await,
             };
-            if self.progress() != progress {
+            if self.running.progress() != progress {
                 backoff.reset();
                 silent = false;
             }
@@ -158,7 +158,7 @@ where
                 // During the list nothing is deleted; should a server say so, the list is begun again.
                 Ok(Some(Ok(WatchEvent::Deleted(_)))) => return Err(End::Relist("deleted_while_listing")),
                 Ok(Some(Ok(WatchEvent::Bookmark(bookmark)))) => {
-                    self.alive();
+                    self.running.alive();
                     if bookmark
                         .metadata
                         .annotations
@@ -227,7 +227,7 @@ where
                 Ok(None) => return End::Resume("ended"),
                 Err(_) => return End::Resume("silent"),
             };
-            self.alive();
+            self.running.alive();
             let (object, removed) = match next {
                 WatchEvent::Added(object) | WatchEvent::Modified(object) => (object, false),
                 WatchEvent::Deleted(object) => (object, true),
@@ -240,17 +240,17 @@ where
             if let Some(seen) = object.version() {
                 seen.clone_into(version);
             }
-            let (event, what) = match (removed, object) {
-                (true, object) => (Event::Remove(object.key()), "remove"),
+            let (event, counter) = match (removed, object) {
+                (true, object) => (Event::Remove(object.key()), &self.running.removals),
                 (
                     false,
                     Guarded {
                         object: Ok(object), ..
                     },
-                ) => (Event::Upsert((self.convert)(object)), "upsert"),
-                (false, object) => (Event::Malformed(object.malformed()), "malformed"),
+                ) => (Event::Upsert((self.convert)(object)), &self.running.upserts),
+                (false, object) => (Event::Malformed(object.malformed()), &self.running.malformed),
             };
-            self.count(what);
+            counter.inc();
             if self.sink.send((self.wrap)(event)).await.is_err() {
                 return End::Closed;
             }
@@ -258,16 +258,16 @@ where
     }
 
     fn take(&self, object: Guarded<K>, objects: &mut Vec<T>, malformed: &mut Vec<Malformed>) {
-        self.alive();
+        self.running.alive();
         match object {
             Guarded {
                 object: Ok(object), ..
             } => {
-                self.count("list");
+                self.running.listed.inc();
                 objects.push((self.convert)(object));
             }
             object => {
-                self.count("malformed");
+                self.running.malformed.inc();
                 malformed.push(object.malformed());
             }
         }
@@ -277,7 +277,7 @@ where
         let count = objects.len();
         let event = (self.wrap)(Event::Reset { objects, malformed });
         self.sink.send(event).await.map_err(|_| End::Closed)?;
-        self.count("reset");
+        self.running.resets.inc();
         self.ready = true;
         self.synced.set_ready();
         tracing::info!(kind = self.watch.kind, count, "listed");
@@ -296,40 +296,9 @@ where
         }
     }
 
-    fn count(&self, what: &'static str) {
-        self.metrics
-            .events
-            .get_or_create(&Happened {
-                kind: self.watch.kind,
-                what,
-            })
-            .inc();
-    }
-
     fn restarted(&self, reason: &'static str) {
-        self.metrics
-            .restarts
-            .get_or_create(&Happened {
-                kind: self.watch.kind,
-                what: reason,
-            })
-            .inc();
+        self.running.restarted(reason);
         tracing::debug!(kind = self.watch.kind, reason, "watching again");
-    }
-
-    fn alive(&self) {
-        self.metrics.heard(self.watch.kind);
-    }
-
-    /// Something that changes whenever the server gave a sign of life.
-    fn progress(&self) -> (u64, i64) {
-        let kind = self.watch.kind;
-        let changes = ["upsert", "remove", "malformed", "list", "reset"];
-        let count = |what| self.metrics.events.get_or_create(&Happened { kind, what }).get();
-        (
-            changes.into_iter().map(count).sum(),
-            self.metrics.proof_of_life.get_or_create(&Kind { kind }).get(),
-        )
     }
 
     fn failed(&self, error: &str) {

@@ -1,4 +1,5 @@
-//! Where a watch reads from: whole objects, or their metadata only.
+//! Where a watch reads from: whole objects in JSON, or their metadata only. Built-in kinds can be read in
+//! [`protobuf`](super::protobuf) too, which costs less.
 
 use std::{fmt, marker::PhantomData};
 
@@ -14,7 +15,7 @@ use serde::de::DeserializeOwned;
 use super::guarded::{Guarded, decode_event, decode_page, good_event};
 
 /// Longest event that is read. The API server's objects have 1.5 MiB at most, and JSON of them little more.
-const MAX_EVENT: usize = 16 * 1024 * 1024;
+pub(super) const MAX_EVENT: usize = 16 * 1024 * 1024;
 
 /// Changes as they arrive.
 pub(super) type Stream<K> = BoxStream<'static, kube::Result<WatchEvent<Guarded<K>>>>;
@@ -66,7 +67,9 @@ impl<K: Resource<DynamicType = ()>> Full<K> {
     }
 }
 
-fn built(request: Result<Request<Vec<u8>>, kube::core::request::Error>) -> kube::Result<Request<Vec<u8>>> {
+pub(super) fn built(
+    request: Result<Request<Vec<u8>>, kube::core::request::Error>,
+) -> kube::Result<Request<Vec<u8>>> {
     request.map_err(Error::BuildRequest)
 }
 

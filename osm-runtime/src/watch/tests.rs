@@ -276,21 +276,3 @@ async fn an_unknown_kind_is_empty_if_it_may_be_and_waited_for_otherwise() {
     assert_eq!(seen, ["reset a"]);
     assert_eq!(asked[..3], ["stream "; 3]);
 }
-
-#[test]
-fn how_long_each_watch_has_been_silent_is_known_while_it_runs() {
-    let metrics = WatchMetrics::default();
-    let (pods, nodes) = (metrics.running("pods"), metrics.running("nodes"));
-    metrics.heard("pods");
-    std::thread::sleep(Duration::from_millis(20));
-    let silences = metrics.silences();
-    let [("nodes", None), ("pods", Some(silence))] = silences.as_slice() else {
-        panic!("{silences:?}")
-    };
-    assert!(*silence >= Duration::from_millis(20));
-    metrics.heard("pods");
-    drop(nodes);
-    assert!(matches!(metrics.silences().as_slice(), [("pods", Some(now))] if now < silence));
-    drop(pods);
-    assert!(metrics.silences().is_empty(), "one that is not run is not missed");
-}
