@@ -50,6 +50,8 @@ pub struct Settings {
     /// Streams that may be sent large responses at a time, and how long each may take over it before the next has its
     /// turn. Each holds a transport's buffer and a piece, 80 KiB.
     pub turns: (usize, Duration),
+    /// New streams that may wait at a time for a large request of theirs to be read, 60 KiB each; others wait to be let in.
+    pub seats: usize,
     /// Most bytes of one request: a big sidecar that reconnects lists all it has.
     pub request_bytes: usize,
     /// Requests a stream may send at once, and how many each second after that.
@@ -74,6 +76,7 @@ impl Default for Settings {
             send: Duration::from_secs(30),
             answer: Duration::from_secs(180),
             turns: (200, Duration::from_secs(10)),
+            seats: 1_000,
             request_bytes: 16 << 20,
             requests: (2_000, 500),
             settle: Duration::from_secs(5),
@@ -106,7 +109,8 @@ impl Shared {
         metrics: AdsMetrics,
     ) -> Arc<Self> {
         let admission = admission::Admission::new(settings.new_streams_per_second);
-        let (turns, longest) = settings.turns;
+        let (count, longest) = settings.turns;
+        let turns = turn::Turns::new(count, longest, settings.seats);
         Arc::new(Self {
             settings,
             mesh,
@@ -115,7 +119,7 @@ impl Shared {
             reporter,
             metrics,
             admission,
-            turns: turn::Turns::new(turns, longest),
+            turns,
             begun: Instant::now(),
         })
     }

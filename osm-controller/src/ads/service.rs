@@ -134,6 +134,10 @@ async fn open<M: Machine>(
         let message = format!("there is no pod of proxy {proxy} in this mesh");
         return Err(("no_pod", Status::permission_denied(message)));
     }
+    let patience = settings.admission_wait;
+    let Some(seat) = shared.turns.seat(patience).await else {
+        return Err(("seats", come_back("too many proxies wait to be read", patience)));
+    };
     let most = shared.mesh.control().borrow().max_data_plane_connections;
     let place = shared.registry.enter(proxy.clone(), peer.address, M::NAME, most);
     let place = place.map_err(|refusal| match refusal {
@@ -155,7 +159,8 @@ async fn open<M: Machine>(
         place,
         peer,
         certificate,
-    ))
+    )
+    .seated(seat))
 }
 
 /// Waits for the pod of a proxy to be known: the proxy may be faster than the watch.

@@ -23,7 +23,7 @@ use super::{
     requests::{Next, Requests},
     responses::Outgoing,
     service::owns,
-    turn::{HEAVY, LARGE, Turn},
+    turn::{HEAVY, LARGE, Seat, Turn},
 };
 use crate::certificates::Wanted;
 
@@ -143,7 +143,9 @@ pub(super) struct Session<M: Machine> {
     bucket: Bucket,
     /// When each kind's response in flight was sent.
     sent: [Option<Instant>; ResourceType::ALL.len()],
-    /// The turn to be sent large responses.
+    /// Held until it is known that nothing large is to be read, or it is the turn of that.
+    seat: Option<Seat>,
+    /// The turn to be sent large responses, and to have large requests read.
     turn: Option<Turn>,
     /// What the proxy said when it last rejected something of a kind.
     reasons: [Option<Arc<str>>; ResourceType::ALL.len()],
@@ -175,12 +177,21 @@ impl<M: Machine> Session<M> {
             woken: watch::channel(()).1,
             bucket: Bucket::new(burst, rate),
             sent: Default::default(),
+            seat: None,
             turn: None,
             reasons: Default::default(),
             orphaned: None,
             reconnected: false,
             settles: None,
             shared,
+        }
+    }
+
+    /// Takes the seat that the new stream waited for.
+    pub(super) fn seated(self, seat: Seat) -> Self {
+        Self {
+            seat: Some(seat),
+            ..self
         }
     }
 
@@ -239,7 +250,8 @@ impl<M: Machine> Session<M> {
             }
             let orphaned = self.orphaned.map(|since| since + settings.pod_grace);
             let turn_over = self.turn.as_ref().map(Turn::until);
-            let tick = [self.settles, orphaned, unanswered, turn_over]
+            let seat_over = self.seat.as_ref().filter(|_| !large).map(Seat::until);
+            let tick = [self.settles, orphaned, unanswered, turn_over, seat_over]
                 .into_iter()
                 .flatten()
                 .fold(refresh, Instant::min);
@@ -260,6 +272,7 @@ impl<M: Machine> Session<M> {
                 request = request, if has_turn || !large => match request {
                     Ok(Next::Request(request)) => {
                         large = false;
+                        self.seat = None;
                         if let Err(end) = self.on_request(&request) {
                             return end;
                         }
@@ -273,7 +286,10 @@ impl<M: Machine> Session<M> {
                     self.class = None;
                     tokio::time::sleep(Duration::from_millis(250)).await;
                 },
-                turn = &mut next_turn => self.turn = Some(turn),
+                turn = &mut next_turn => {
+                    self.turn = Some(turn);
+                    self.seat = None;
+                }
                 Some(reply) = place.inspect.recv() => self.tell(reply),
                 () = sleep_until(tick) => {
                     let now = Instant::now();
@@ -281,6 +297,7 @@ impl<M: Machine> Session<M> {
                         self.machine.settle();
                     }
                     self.turn.take_if(|turn| turn.until() <= now);
+                    self.seat.take_if(|seat| !large && seat.until() <= now);
                     if refresh <= now {
                         refresh = self.shared.next_refresh();
                     }

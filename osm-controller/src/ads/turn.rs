@@ -5,13 +5,13 @@
 //! be answered late, and all would begin anew. Owns the order instead. Invariants: no more than a fixed number of streams
 //! has a turn, which bounds the memory of what is under way; they get theirs in the order in which they asked; a turn is
 //! over when the proxy has answered all it was sent, and soon in any case, so that proxies that do not answer hold nobody
-//! up for long.
+//! up for long; no more than a fixed number of new streams wait to be read, each of which holds a buffer or two.
 
 use std::{sync::Arc, time::Duration};
 
 use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore},
-    time::Instant,
+    time::{Instant, timeout},
 };
 
 /// Responses of fewer bytes need no turn: taking turns costs more than it brings where all are over in a moment.
@@ -22,21 +22,35 @@ pub(super) const LARGE_REQUEST: usize = 64 * 1024;
 pub(super) const HEAVY: usize = 500;
 /// A proxy that has answered everything asks for the next kind within this time, or is done.
 const LINGER: Duration = Duration::from_millis(50);
+/// A new stream that has said nothing for this long is taken to have nothing large to say.
+const SHY: Duration = Duration::from_secs(2);
 
 /// The turns of all streams. Cheap to clone; all clones are one.
 #[derive(Clone, Debug)]
 pub(super) struct Turns {
     free: Arc<Semaphore>,
     longest: Duration,
+    seats: Arc<Semaphore>,
 }
 
 impl Turns {
-    /// So many at a time, none longer than that.
-    pub(super) fn new(count: usize, longest: Duration) -> Self {
+    /// So many at a time, none longer than that; so many `seats` for new streams.
+    pub(super) fn new(count: usize, longest: Duration, seats: usize) -> Self {
+        let semaphore = |count: usize| Arc::new(Semaphore::new(count.clamp(1, Semaphore::MAX_PERMITS)));
         Self {
-            free: Arc::new(Semaphore::new(count.clamp(1, Semaphore::MAX_PERMITS))),
+            free: semaphore(count),
             longest,
+            seats: semaphore(seats),
         }
+    }
+
+    /// Waits for a seat for a new stream, first come, first served; `None` if there is none within `patience`.
+    pub(super) async fn seat(&self, patience: Duration) -> Option<Seat> {
+        let permit = timeout(patience, self.seats.clone().acquire_owned()).await.ok()?;
+        Some(Seat {
+            _permit: permit.ok(),
+            until: Instant::now() + SHY,
+        })
     }
 
     /// Waits for a turn, first come, first served.
@@ -49,6 +63,20 @@ impl Turns {
             last,
             until: last,
         }
+    }
+}
+
+/// A new stream's seat, until dropped: when its first request turns out to need no turn, or has its turn.
+#[derive(Debug)]
+pub(super) struct Seat {
+    _permit: Option<OwnedSemaphorePermit>,
+    until: Instant,
+}
+
+impl Seat {
+    /// When it is to be dropped, unless a large request is on its way by then.
+    pub(super) fn until(&self) -> Instant {
+        self.until
     }
 }
 
@@ -88,7 +116,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn turns_are_few_and_in_order() {
-        let turns = Turns::new(2, LONGEST);
+        let turns = Turns::new(2, LONGEST, 1);
         let mut held: Vec<_> = (0..2).map(|_| turns.take().now_or_never()).collect();
         assert!(held.iter().all(Option::is_some));
         let mut first = Box::pin(turns.take());
@@ -105,7 +133,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_turn_is_over_soon_after_the_answer_and_in_any_case() {
-        let mut turn = Turns::new(1, LONGEST).take().await;
+        let mut turn = Turns::new(1, LONGEST, 1).take().await;
         let begun = Instant::now();
         assert_eq!(turn.until(), begun + LONGEST);
         turn.rest();
@@ -115,5 +143,15 @@ mod tests {
         advance(LONGEST).await;
         turn.rest();
         assert_eq!(turn.until(), begun + LONGEST);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn seats_are_few_and_nobody_waits_for_one_forever() {
+        let turns = Turns::new(1, LONGEST, 1);
+        let seat = turns.seat(LONGEST).await;
+        assert_eq!(seat.as_ref().map(Seat::until), Some(Instant::now() + SHY));
+        assert!(turns.seat(LONGEST).await.is_none());
+        drop(seat);
+        assert!(turns.seat(LONGEST).await.is_some());
     }
 }

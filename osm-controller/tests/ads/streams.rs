@@ -21,7 +21,7 @@ struct Setup {
 
 async fn setup(settings: Settings) -> Setup {
     let pki = Pki::new();
-    let mut shop = Shop::new(&[proxy(1), proxy(2)]);
+    let mut shop = Shop::new(&[1, 2, 3, 4, 5].map(proxy));
     shop.clusters(&["a", "b"], "1").publish();
     let server = Server::start_with(&pki, &shop.mesh, settings).await;
     Setup { pki, shop, server }
@@ -222,6 +222,43 @@ async fn large_responses_are_sent_in_turn_and_whoever_does_not_answer_holds_nobo
     setup.server.stop().await;
     let (silent, other) = ends.await.unwrap();
     assert!(silent.is_ok() && other.is_ok(), "{silent:?}, {other:?}");
+}
+
+#[tokio::test]
+async fn while_as_many_wait_to_be_read_as_may_others_wait_to_be_let_in() {
+    let longest = Duration::from_secs(2);
+    let settings = Settings {
+        turns: (1, longest),
+        seats: 1,
+        ..Settings::default()
+    };
+    let mut setup = setup(settings).await;
+    let large = "x".repeat(300_000);
+    setup.shop.clusters(&[large.as_str()], "1").publish();
+    let mut silent = setup.connect(1).await;
+    silent.subscribe(Cluster, &[]).await;
+    silent.next().await.unwrap().unwrap();
+    let begun = Instant::now();
+    let mut reader = setup.connect(2).await;
+    assert!(begun.elapsed() < longest / 2, "a small request was read at once");
+    let names: Vec<_> = (0..2_000).map(|number| format!("{number:050}")).collect();
+    let names: Vec<_> = names.iter().map(String::as_str).collect();
+    reader.subscribe(Endpoint, &names).await;
+    // It takes the seat before the next comes.
+    tokio::time::sleep(longest / 10).await;
+    let other = setup.connect(3).await;
+    assert!(
+        begun.elapsed() > longest / 2,
+        "not before the reader has its turn"
+    );
+    assert_eq!(
+        reader.next().await.unwrap().unwrap().removed_resources.len(),
+        2_000
+    );
+    other.subscribe(Cluster, &[]).await;
+    // Who says nothing does not keep its seat.
+    let _quiet = setup.connect(4).await;
+    let _next = setup.connect(5).await;
 }
 
 #[tokio::test]
