@@ -50,7 +50,8 @@ pub struct Settings {
     /// Streams that may be sent large responses at a time, and how long each may take over it before the next has its
     /// turn. Each holds a transport's buffer and a piece, 80 KiB.
     pub turns: (usize, Duration),
-    /// New streams that may wait at a time for a large request of theirs to be read, 60 KiB each; others wait to be let in.
+    /// New streams that may wait at a time for a large request of theirs to be read. Others wait to be let in, or are told to
+    /// come back: they have a configuration.
     pub seats: usize,
     /// Most bytes of one request: a big sidecar that reconnects lists all it has.
     pub request_bytes: usize,

@@ -45,6 +45,8 @@ pub(super) trait Machine: Send + 'static {
     fn status(&self) -> Vec<KindStatus>;
     /// Whether the request says that the proxy has configuration from before.
     fn is_reconnect(request: &Self::Request) -> bool;
+    /// How many names the request lists.
+    fn names(request: &Self::Request) -> usize;
 }
 
 impl Machine for DeltaStream {
@@ -86,6 +88,13 @@ impl Machine for DeltaStream {
     fn is_reconnect(request: &Self::Request) -> bool {
         !request.initial_resource_versions.is_empty()
     }
+
+    fn names(request: &Self::Request) -> usize {
+        request
+            .initial_resource_versions
+            .len()
+            .max(request.resource_names_subscribe.len())
+    }
 }
 
 impl Machine for StateStream {
@@ -124,6 +133,10 @@ impl Machine for StateStream {
 
     fn is_reconnect(request: &Self::Request) -> bool {
         request.response_nonce.is_empty() && !request.version_info.is_empty()
+    }
+
+    fn names(request: &Self::Request) -> usize {
+        request.resource_names.len()
     }
 }
 
@@ -272,7 +285,8 @@ impl<M: Machine> Session<M> {
                 request = request, if has_turn || !large => match request {
                     Ok(Next::Request(request)) => {
                         large = false;
-                        self.seat = None;
+                        // The first may be small, and those for what it names large.
+                        self.seat.take_if(|_| M::names(&request) < HEAVY);
                         if let Err(end) = self.on_request(&request) {
                             return end;
                         }

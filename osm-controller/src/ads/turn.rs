@@ -18,7 +18,7 @@ use tokio::{
 pub(super) const LARGE: usize = 256 * 1024;
 /// Requests of fewer bytes need none.
 pub(super) const LARGE_REQUEST: usize = 64 * 1024;
-/// Comparisons of fewer names need none.
+/// Comparisons of fewer names need none; nor do requests of proxies that list fewer.
 pub(super) const HEAVY: usize = 500;
 /// A proxy that has answered everything asks for the next kind within this time, or is done.
 const LINGER: Duration = Duration::from_millis(50);
@@ -66,7 +66,7 @@ impl Turns {
     }
 }
 
-/// A new stream's seat, until dropped: when its first request turns out to need no turn, or has its turn.
+/// A new stream's seat, until dropped: when it turns out that its requests need no turn, or it has its turn.
 #[derive(Debug)]
 pub(super) struct Seat {
     _permit: Option<OwnedSemaphorePermit>,
