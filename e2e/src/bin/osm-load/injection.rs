@@ -23,7 +23,7 @@ use osm_runtime::tls;
 use rustls::{ClientConfig, RootCertStore};
 use rustls_pki_types::ServerName;
 use serde_json::{Value, json};
-use tokio::net::TcpStream;
+use tokio::{net::TcpStream, sync::Mutex};
 use tokio_rustls::TlsConnector;
 use uuid::Uuid;
 
@@ -53,7 +53,7 @@ pub(crate) enum Pace {
 pub(crate) struct Injector<'a> {
     api: &'a Api,
     server: Server,
-    requests: SendRequest<Bytes>,
+    caller: Caller,
     sent: u64,
 }
 
@@ -79,11 +79,11 @@ impl<'a> Injector<'a> {
             .until_ready((HOST, ports::ADMIN).into(), "/health/ready", START)
             .await?;
         let authority = authority(api).await?;
-        let requests = connect(&TrustBundle::new(vec![authority.root().clone()])).await?;
+        let caller = Caller::connect(TrustBundle::new(vec![authority.root().clone()])).await?;
         Ok(Self {
             api,
             server,
-            requests,
+            caller,
             sent: 0,
         })
     }
@@ -94,7 +94,7 @@ impl<'a> Injector<'a> {
         let (usage, generator, api) = (self.server.usage()?, own_usage(), self.api.cpu()?);
         let begun = Instant::now();
         let first = self.sent;
-        let requests = &self.requests;
+        let caller = &self.caller;
         let reviews = (first..).take_while(|_| begun.elapsed() < time);
         let (gap, at_once) = match pace {
             Pace::Rate(rate) => (Duration::from_secs(1) / rate.max(1), 256),
@@ -106,7 +106,7 @@ impl<'a> Injector<'a> {
                 // A review that is late because others are counts as late.
                 let from = if gap.is_zero() { Instant::now() } else { turn };
                 tokio::time::sleep_until(turn.into()).await;
-                ask(requests.clone(), number).await?;
+                caller.ask(number).await?;
                 Ok(u64::try_from(from.elapsed().as_micros())?)
             })
             .buffer_unordered(at_once)
@@ -136,6 +136,45 @@ impl<'a> Injector<'a> {
             ),
             ..Phase::default()
         })
+    }
+}
+
+/// Calls the webhook as an API server does: over one connection, and over another when the webhook lets it go, as it does
+/// each minute.
+struct Caller {
+    roots: TrustBundle,
+    /// The connection, and how many there were before it.
+    current: Mutex<(u64, SendRequest<Bytes>)>,
+}
+
+impl Caller {
+    async fn connect(roots: TrustBundle) -> Result<Self> {
+        let first = connect(&roots).await?;
+        Ok(Self {
+            roots,
+            current: Mutex::new((0, first)),
+        })
+    }
+
+    /// Has a pod injected. What the webhook did not take in before it let the connection go is sent again.
+    async fn ask(&self, number: u64) -> Result<()> {
+        loop {
+            let (count, requests) = self.current.lock().await.clone();
+            let error = match ask(requests, number).await {
+                Ok(()) => return Ok(()),
+                Err(error) => error,
+            };
+            let let_go = error
+                .downcast_ref::<h2::Error>()
+                .is_some_and(|error| error.is_remote() && error.is_go_away());
+            if !let_go {
+                return Err(error);
+            }
+            let mut current = self.current.lock().await;
+            if current.0 == count {
+                *current = (count + 1, connect(&self.roots).await?);
+            }
+        }
     }
 }
 

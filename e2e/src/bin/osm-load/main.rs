@@ -138,13 +138,16 @@ fn run(arguments: &Arguments) -> Result<bool> {
         Verb::Inject { seconds } => (Vec::new(), Some(*seconds)),
     };
     let mut phases = Vec::new();
-    for plan in &plans {
-        phases.extend(runtime.block_on(unless_stopped(plan.run(arguments.threads, &progress)))?);
-    }
-    if let Some(seconds) = injection {
-        let load = bench::injector(Duration::from_secs(seconds), &progress);
-        phases.extend(runtime.block_on(unless_stopped(load))?);
-    }
+    // What was measured before something failed is reported all the same.
+    let measured = runtime.block_on(unless_stopped(async {
+        for plan in &plans {
+            phases.extend(plan.run(arguments.threads, &progress).await?);
+        }
+        if let Some(seconds) = injection {
+            phases.extend(bench::injector(Duration::from_secs(seconds), &progress).await?);
+        }
+        Ok(())
+    }));
     let verdicts = match &arguments.verb {
         Verb::Peer => comparison::judge(&phases),
         _ => bench::judge(&phases),
@@ -154,6 +157,7 @@ fn run(arguments: &Arguments) -> Result<bool> {
     if let Some(path) = &arguments.json {
         std::fs::write(path, report.json()?).with_context(|| format!("cannot write {}", path.display()))?;
     }
+    measured?;
     Ok(report.holds())
 }
 
