@@ -1,11 +1,14 @@
 //! One WebSocket message and its answer.
 
-use std::time::{Duration, Instant};
+use std::{
+    io::{self, ErrorKind},
+    time::{Duration, Instant},
+};
 
 use clap::Args;
 use futures::{SinkExt as _, StreamExt as _};
 use osm_e2e::report::Answer;
-use tokio_tungstenite::tungstenite::{Error, Message};
+use tokio_tungstenite::tungstenite::{Error, Message, error::ProtocolError};
 
 use super::{failed, micros, seconds, timed_out};
 
@@ -56,6 +59,10 @@ pub(crate) async fn run(options: Options) -> anyhow::Result<Answer> {
             latency_us: micros(started),
             ..Answer::default()
         },
+        Ok(Err(Error::Protocol(ProtocolError::HandshakeIncomplete))) => {
+            let ended = io::Error::new(ErrorKind::UnexpectedEof, "it ended before there was an answer");
+            failed(&ended, started)
+        }
         Ok(Err(error)) => failed(&error, started),
         Err(_) => timed_out(options.timeout, started),
     })
