@@ -4,7 +4,9 @@ use std::time::{Duration, Instant};
 
 use osm_controller::ads::Settings;
 use osm_core::resource::ResourceType::{Cluster, Endpoint, Listener};
-use osm_proto::envoy::service::discovery::v3::{DeltaDiscoveryRequest, DiscoveryRequest};
+use osm_proto::envoy::service::discovery::v3::{
+    DeltaDiscoveryRequest, DeltaDiscoveryResponse, DiscoveryRequest,
+};
 use tonic::Code;
 
 use crate::{
@@ -38,6 +40,22 @@ impl Setup {
     async fn connect(&self, number: u128) -> Delta {
         delta(&self.channel(number).await).await.unwrap()
     }
+
+    /// A stream that has a turn, since it was sent a cluster of this long name, and does not answer.
+    async fn silent(&mut self, name: &str) -> (Delta, DeltaDiscoveryResponse) {
+        self.shop.clusters(&[name], "1").publish();
+        let mut stream = self.connect(1).await;
+        stream.subscribe(Cluster, &[]).await;
+        let held = stream.next().await.unwrap().unwrap();
+        (stream, held)
+    }
+}
+
+/// Asks for so many names that the request is read in turn only.
+async fn ask_for_many(stream: &Delta) {
+    let names: Vec<_> = (0..2_000).map(|number| format!("{number:050}")).collect();
+    let names: Vec<_> = names.iter().map(String::as_str).collect();
+    stream.subscribe(Endpoint, &names).await;
 }
 
 #[tokio::test]
@@ -168,10 +186,7 @@ async fn large_responses_are_sent_in_turn_and_whoever_does_not_answer_holds_nobo
     };
     let mut setup = setup(settings).await;
     let large = "x".repeat(300_000);
-    setup.shop.clusters(&[large.as_str()], "1").publish();
-    let mut silent = setup.connect(1).await;
-    silent.subscribe(Cluster, &[]).await;
-    let held = silent.next().await.unwrap().unwrap();
+    let (mut silent, held) = setup.silent(&large).await;
     assert_eq!(held.resources.len(), 3);
     let begun = Instant::now();
     let mut other = setup.connect(2).await;
@@ -192,9 +207,7 @@ async fn large_responses_are_sent_in_turn_and_whoever_does_not_answer_holds_nobo
     setup.shop.clusters(&[large.as_str()], "2").publish();
     let held_again = other.next().await.unwrap().unwrap();
     let begun = Instant::now();
-    let names: Vec<_> = (0..2_000).map(|number| format!("{number:050}")).collect();
-    let names: Vec<_> = names.iter().map(String::as_str).collect();
-    silent.subscribe(Endpoint, &names).await;
+    ask_for_many(&silent).await;
     assert_eq!(
         silent.next().await.unwrap().unwrap().removed_resources.len(),
         2_000
@@ -233,20 +246,14 @@ async fn while_as_many_wait_to_be_read_as_may_others_wait_to_be_let_in() {
         ..Settings::default()
     };
     let mut setup = setup(settings).await;
-    let large = "x".repeat(300_000);
-    setup.shop.clusters(&[large.as_str()], "1").publish();
-    let mut silent = setup.connect(1).await;
-    silent.subscribe(Cluster, &[]).await;
-    silent.next().await.unwrap().unwrap();
+    let _silent = setup.silent(&"x".repeat(300_000)).await;
     let begun = Instant::now();
     let mut reader = setup.connect(2).await;
     assert!(
         begun.elapsed() < longest / 2,
         "whose request is small needs no seat"
     );
-    let names: Vec<_> = (0..2_000).map(|number| format!("{number:050}")).collect();
-    let names: Vec<_> = names.iter().map(String::as_str).collect();
-    reader.subscribe(Endpoint, &names).await;
+    ask_for_many(&reader).await;
     // It takes the seat before the next comes.
     tokio::time::sleep(longest / 10).await;
     let other = setup.connect(3).await;
@@ -262,6 +269,32 @@ async fn while_as_many_wait_to_be_read_as_may_others_wait_to_be_let_in() {
     // Who says nothing does not keep its seat.
     let _quiet = setup.connect(4).await;
     let _next = setup.connect(5).await;
+}
+
+#[tokio::test]
+async fn what_is_too_much_is_removed_though_a_kind_was_opened_late_with_what_the_proxy_has() {
+    let settings = Settings {
+        settle: Duration::from_millis(200),
+        ..Settings::default()
+    };
+    let settle = settings.settle;
+    let mut setup = setup(settings).await;
+    let mut stream = setup.connect(1).await;
+    stream.subscribe(Cluster, &[]).await;
+    stream.take().await;
+    tokio::time::sleep(2 * settle).await;
+    let late = DeltaDiscoveryRequest {
+        type_url: Endpoint.type_url().into(),
+        resource_names_subscribe: vec!["a".into()],
+        initial_resource_versions: [("a".into(), "1".into())].into(),
+        ..Default::default()
+    };
+    stream.requests.send(late).await.unwrap();
+    // That it has none of the name is said once the cluster that may refer to it is known to be as it should.
+    setup.shop.remove(Cluster, "a").publish();
+    let mut removed = [stream.take().await, stream.take().await];
+    removed.sort();
+    assert_eq!(removed, [["-a"], ["-a"]]);
 }
 
 #[tokio::test]

@@ -225,14 +225,6 @@ pub struct Problem {
     pub message: String,
 }
 
-/// Seconds since 1970 at which an object was created; what the API server never sets counts as youngest.
-fn created(metadata: &ObjectMeta) -> i64 {
-    metadata
-        .creation_timestamp
-        .as_ref()
-        .map_or(i64::MAX, |time| time.0.as_second())
-}
-
 /// The start of a user's text, for a message.
 fn excerpt(text: &str) -> String {
     text.chars().take(64).flat_map(char::escape_debug).collect()

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use super::{Diagnostic, Fact, FactKey, FactKind, created, excerpt};
+use super::{Diagnostic, Fact, FactKey, FactKind, excerpt};
 use crate::{api, api::names::CLUSTER_DOMAIN, identity::is_dns_label};
 
 /// Most backends of one split.
@@ -73,10 +73,12 @@ pub fn from(object: &api::TrafficSplit) -> Result<Fact, Diagnostic> {
             "the weights sum to 0: traffic would have nowhere to go".to_owned(),
         );
     }
+    // One that the API server has not stamped counts as youngest.
+    let created = object.metadata.creation_timestamp.as_ref();
     Ok(Fact::TrafficSplit(TrafficSplit {
         namespace: key.namespace.clone(),
         name: key.name.clone(),
-        created: created(&object.metadata),
+        created: created.map_or(i64::MAX, |time| time.0.as_second()),
         apex: apex.into(),
         backends,
     }))

@@ -31,7 +31,6 @@ pub enum ThreadError {
 }
 
 /// The thread. It ends when it is told to stop, and what runs on it with it.
-#[derive(Clone)]
 pub struct WatchThread {
     /// What is spawned here runs on the thread.
     pub handle: Handle,
