@@ -5,6 +5,7 @@
 //! and buffer is bounded; a proxy has at most one stream, the newest; nobody is served before the mesh is known.
 
 mod admission;
+mod machine;
 mod metrics;
 mod registry;
 mod requests;

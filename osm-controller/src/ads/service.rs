@@ -23,10 +23,11 @@ use tower::Service;
 
 use super::{
     AdsMetrics, Settings, Shared,
+    machine::Machine,
     registry::{Refusal, Registry},
     requests::Requests,
     responses::Responses,
-    stream::{Machine, Session},
+    stream::Session,
 };
 use crate::{certificates::Certificates, mesh::Mesh, report::Reporter};
 

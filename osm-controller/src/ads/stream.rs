@@ -4,11 +4,9 @@ use std::{pin::pin, sync::Arc, time::Duration};
 
 use futures::future::{Fuse, FusedFuture as _, FutureExt as _};
 use osm_core::{
-    identity::ProxyIdentity,
     resource::{ClassId, ResourceType, Snapshot},
-    xds::{self, DeltaStream, KindStatus, Outcome, StateStream, StreamError},
+    xds::{self, Outcome, StreamError},
 };
-use osm_proto::envoy::service::discovery::v3::{DeltaDiscoveryRequest, DiscoveryRequest};
 use osm_runtime::serve::Peer;
 use tokio::{
     sync::{mpsc, oneshot, watch},
@@ -19,6 +17,7 @@ use tonic::Status;
 use super::{
     Shared,
     admission::Bucket,
+    machine::Machine,
     registry::{Place, StreamStatus},
     requests::{Next, Requests},
     responses::Outgoing,
@@ -26,119 +25,6 @@ use super::{
     turn::{HEAVY, LARGE, Seat, Turn},
 };
 use crate::certificates::Wanted;
-
-/// What the two variants of the protocol have in common.
-pub(super) trait Machine: Send + 'static {
-    type Request: prost::Message + Default + Send + 'static;
-    const NAME: &'static str;
-
-    fn new(proxy: ProxyIdentity, limits: xds::Limits) -> Self;
-    fn proxy(&self) -> &ProxyIdentity;
-    fn on_request(
-        &mut self,
-        request: &Self::Request,
-        snapshot: &Arc<Snapshot>,
-    ) -> Result<Outcome, StreamError>;
-    fn weight(&self, snapshot: &Snapshot) -> usize;
-    fn due(&mut self, snapshot: &Arc<Snapshot>, limit: usize) -> xds::Due;
-    fn settle(&mut self);
-    fn status(&self) -> Vec<KindStatus>;
-    /// Whether the request says that the proxy has configuration from before.
-    fn is_reconnect(request: &Self::Request) -> bool;
-    /// How many names the request lists.
-    fn names(request: &Self::Request) -> usize;
-}
-
-impl Machine for DeltaStream {
-    type Request = DeltaDiscoveryRequest;
-    const NAME: &'static str = "delta";
-
-    fn new(proxy: ProxyIdentity, limits: xds::Limits) -> Self {
-        Self::new(proxy, limits)
-    }
-
-    fn proxy(&self) -> &ProxyIdentity {
-        self.proxy()
-    }
-
-    fn on_request(
-        &mut self,
-        request: &Self::Request,
-        snapshot: &Arc<Snapshot>,
-    ) -> Result<Outcome, StreamError> {
-        self.on_request(request, snapshot)
-    }
-
-    fn weight(&self, snapshot: &Snapshot) -> usize {
-        self.weight(snapshot)
-    }
-
-    fn due(&mut self, snapshot: &Arc<Snapshot>, limit: usize) -> xds::Due {
-        self.due(snapshot, limit)
-    }
-
-    fn settle(&mut self) {
-        self.settle();
-    }
-
-    fn status(&self) -> Vec<KindStatus> {
-        self.status()
-    }
-
-    fn is_reconnect(request: &Self::Request) -> bool {
-        !request.initial_resource_versions.is_empty()
-    }
-
-    fn names(request: &Self::Request) -> usize {
-        request
-            .initial_resource_versions
-            .len()
-            .max(request.resource_names_subscribe.len())
-    }
-}
-
-impl Machine for StateStream {
-    type Request = DiscoveryRequest;
-    const NAME: &'static str = "state";
-
-    fn new(proxy: ProxyIdentity, limits: xds::Limits) -> Self {
-        Self::new(proxy, limits)
-    }
-
-    fn proxy(&self) -> &ProxyIdentity {
-        self.proxy()
-    }
-
-    fn on_request(
-        &mut self,
-        request: &Self::Request,
-        snapshot: &Arc<Snapshot>,
-    ) -> Result<Outcome, StreamError> {
-        self.on_request(request, snapshot)
-    }
-
-    fn weight(&self, snapshot: &Snapshot) -> usize {
-        self.weight(snapshot)
-    }
-
-    fn due(&mut self, snapshot: &Arc<Snapshot>, limit: usize) -> xds::Due {
-        self.due(snapshot, limit)
-    }
-
-    fn settle(&mut self) {}
-
-    fn status(&self) -> Vec<KindStatus> {
-        self.status()
-    }
-
-    fn is_reconnect(request: &Self::Request) -> bool {
-        request.response_nonce.is_empty() && !request.version_info.is_empty()
-    }
-
-    fn names(request: &Self::Request) -> usize {
-        request.resource_names.len()
-    }
-}
 
 /// Why a stream ended, for metrics and the log; and what the proxy is told.
 struct End(&'static str, Option<Status>);
