@@ -13,9 +13,9 @@ use osm_core::{
     ir::{ClusterKey, ServiceKey, Settings, TargetPort, UpstreamCluster},
     mesh::Event,
     resource::{Resource, ResourceType},
-    xds::{DeltaStream, Limits, StateStream},
+    xds::{DeltaRequest, DeltaStream, Limits, StateStream},
 };
-use osm_proto::envoy::service::discovery::v3::{DeltaDiscoveryRequest, DiscoveryRequest};
+use osm_proto::envoy::service::discovery::v3::DiscoveryRequest;
 use town::{Town, accept, synced};
 
 const TOWN: Town = Town {
@@ -70,7 +70,7 @@ fn encoding(criterion: &mut Criterion) {
     .clone();
     let proxy = TOWN.proxy(55);
     let mut stream = DeltaStream::new(proxy.clone(), Limits::default());
-    let request = DeltaDiscoveryRequest {
+    let request = DeltaRequest {
         type_url: ResourceType::Cluster.type_url().into(),
         ..Default::default()
     };

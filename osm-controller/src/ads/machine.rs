@@ -8,9 +8,9 @@ use std::sync::Arc;
 use osm_core::{
     identity::ProxyIdentity,
     resource::Snapshot,
-    xds::{self, DeltaStream, KindStatus, Outcome, StateStream, StreamError},
+    xds::{self, DeltaRequest, DeltaStream, KindStatus, Outcome, StateStream, StreamError},
 };
-use osm_proto::envoy::service::discovery::v3::{DeltaDiscoveryRequest, DiscoveryRequest};
+use osm_proto::envoy::service::discovery::v3::DiscoveryRequest;
 
 /// What the two variants of the protocol have in common.
 pub(super) trait Machine: Send + 'static {
@@ -35,7 +35,7 @@ pub(super) trait Machine: Send + 'static {
 }
 
 impl Machine for DeltaStream {
-    type Request = DeltaDiscoveryRequest;
+    type Request = DeltaRequest;
     const NAME: &'static str = "delta";
 
     fn new(proxy: ProxyIdentity, limits: xds::Limits) -> Self {

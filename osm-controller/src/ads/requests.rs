@@ -54,11 +54,12 @@ impl<Q: Message + Default> Requests<Q> {
             if let Some(message) = self.unread.take()? {
                 let malformed =
                     |error| Status::invalid_argument(format!("the request is malformed: {error}"));
-                return Q::decode(message).map(Next::Request).map_err(malformed);
+                return Q::decode(message.freeze()).map(Next::Request).map_err(malformed);
             }
             if !large && self.unread.is_large() {
                 return Ok(Next::Large);
             }
+            self.unread.make_room();
             match self.body.frame().await {
                 Some(Ok(frame)) => {
                     if let Ok(data) = frame.into_data() {
@@ -85,6 +86,15 @@ impl Frames {
     fn is_large(&self) -> bool {
         let prefix = self.buffer.first_chunk::<PREFIX>();
         prefix.is_some_and(|[_, length @ ..]| u32::from_be_bytes(*length) as usize >= LARGE_REQUEST)
+    }
+
+    /// Room for the rest of the next message at once: growing bit by bit would copy it again and again.
+    fn make_room(&mut self) {
+        if let Some([_, length @ ..]) = self.buffer.first_chunk::<PREFIX>() {
+            let length = u32::from_be_bytes(*length) as usize;
+            let whole = PREFIX + length.min(self.limit);
+            self.buffer.reserve(whole.saturating_sub(self.buffer.len()));
+        }
     }
 
     /// The bytes of the next message, if all of them are there.
@@ -154,6 +164,21 @@ mod tests {
         frames.buffer.put_slice(&[0, 0, 1, 0, 0]);
         assert!(frames.is_large());
         assert!(frames.take().unwrap().is_none());
+    }
+
+    #[test]
+    fn there_is_room_for_one_message_of_the_allowed_size() {
+        let mut frames = frames(1_000);
+        frames.make_room();
+        assert_eq!(frames.buffer.capacity(), 0, "nothing is known of it yet");
+        frames.buffer.put_slice(&[0, 0, 0, 1, 0]);
+        frames.make_room();
+        let room = PREFIX + 256;
+        assert!((room..2 * room).contains(&frames.buffer.capacity()));
+        frames.buffer.clear();
+        frames.buffer.put_slice(&[0, 255, 255, 255, 255]);
+        frames.make_room();
+        assert!((PREFIX + 1_000..4_000).contains(&frames.buffer.capacity()));
     }
 
     #[test]

@@ -13,9 +13,8 @@ use osm_core::{
     ir::{HttpMatch, Protocol, ServiceCertificate, TargetPort},
     mesh::{Engine, Event, Options},
     resource::{ResourceType, Snapshot},
-    xds::{DeltaStream, Limits},
+    xds::{DeltaRequest, DeltaStream, Limits},
 };
-use osm_proto::envoy::service::discovery::v3::DeltaDiscoveryRequest;
 use uuid::Uuid;
 
 /// Services that each may call, besides the first.
@@ -217,13 +216,13 @@ pub(crate) fn synced(proxy: ProxyIdentity, snapshot: &Arc<Snapshot>) -> DeltaStr
     let class = snapshot.proxy(proxy.uuid).expect("a known proxy").class;
     let view = snapshot.view(class).expect("a class has a view").clone();
     for kind in ResourceType::ALL {
-        let names = view.set(kind).iter().map(|entry| entry.0.to_string());
+        let names = view.set(kind).iter().map(|entry| entry.0.to_string().into());
         let names = if kind.allows_wildcard() {
             Vec::new()
         } else {
             names.collect()
         };
-        let request = DeltaDiscoveryRequest {
+        let request = DeltaRequest {
             type_url: kind.type_url().into(),
             resource_names_subscribe: names,
             ..Default::default()
@@ -246,7 +245,7 @@ pub(crate) fn accept(stream: &mut DeltaStream, snapshot: &Arc<Snapshot>) -> usiz
         }
         for response in responses {
             sent += response.resources.len();
-            let answer = DeltaDiscoveryRequest {
+            let answer = DeltaRequest {
                 type_url: response.kind.type_url().into(),
                 response_nonce: response.nonce.to_string(),
                 ..Default::default()

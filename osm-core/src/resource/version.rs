@@ -56,10 +56,14 @@ impl FromStr for Version {
     type Err = ForeignVersion;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let bytes = URL_SAFE_NO_PAD.decode(text).map_err(|_| ForeignVersion)?;
-        Ok(Self(u128::from_be_bytes(
-            bytes.try_into().map_err(|_| ForeignVersion)?,
-        )))
+        // As much as the decoder asks for; proxies that come back report thousands.
+        let mut bytes = [0; 18];
+        match URL_SAFE_NO_PAD.decode_slice(text, &mut bytes) {
+            Ok(16) => Ok(Self(u128::from_be_bytes(
+                bytes[..16].try_into().map_err(|_| ForeignVersion)?,
+            ))),
+            _ => Err(ForeignVersion),
+        }
     }
 }
 

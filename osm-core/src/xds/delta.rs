@@ -2,11 +2,10 @@
 
 use std::sync::Arc;
 
-use osm_proto::envoy::service::discovery::v3::DeltaDiscoveryRequest;
-
 use super::{
     Due, KindStatus, Limits, Outcome, Response, StreamError,
     ledger::Ledger,
+    request::{DeltaRequest, Reported, texts},
     session::{Session, Variant},
 };
 use crate::{
@@ -47,7 +46,7 @@ impl DeltaStream {
     /// [`StreamError`] when the stream must end.
     pub fn on_request(
         &mut self,
-        request: &DeltaDiscoveryRequest,
+        request: &DeltaRequest,
         snapshot: &Arc<Snapshot>,
     ) -> Result<Outcome, StreamError> {
         if request.type_url.is_empty() {
@@ -57,15 +56,17 @@ impl DeltaStream {
             return Ok(Outcome::UnknownType);
         };
         self.session
-            .check(kind, request.resource_names_subscribe.iter())?;
-        self.session
-            .check(kind, request.resource_names_unsubscribe.iter())?;
-        self.session
-            .check(kind, request.initial_resource_versions.keys())?;
+            .check_count(kind, request.initial_resource_versions.len())?;
+        let names = texts(&request.resource_names_subscribe)?;
+        let dropped = texts(&request.resource_names_unsubscribe)?;
+        let reported = Reported::new(&request.initial_resource_versions)?;
+        self.session.check(kind, names.iter().copied())?;
+        self.session.check(kind, dropped.iter().copied())?;
+        self.session.check(kind, reported.names())?;
 
         let set = self.session.current_set(kind, snapshot);
         let outcome = if self.session.ledger(kind).is_none() {
-            self.open(kind, request, snapshot);
+            self.open(kind, &names, &reported, snapshot);
             Outcome::Subscribed(kind)
         } else {
             let outcome = if request.response_nonce.is_empty() {
@@ -78,14 +79,14 @@ impl DeltaStream {
                 self.session.answer(kind, &request.response_nonce, error)
             };
             if let Some(ledger) = self.session.ledger(kind) {
-                subscribe(ledger, kind, &request.resource_names_subscribe, &set);
+                subscribe(ledger, kind, &names, &set);
             }
             outcome
         };
         let Some(ledger) = self.session.ledger(kind) else {
             return Ok(outcome);
         };
-        for name in &request.resource_names_unsubscribe {
+        for name in dropped {
             unsubscribe(ledger, kind, name);
         }
         ledger.subscription.share(&set);
@@ -95,12 +96,16 @@ impl DeltaStream {
     }
 
     /// The first request of a kind: what the proxy reports to have is not sent again.
-    fn open(&mut self, kind: ResourceType, request: &DeltaDiscoveryRequest, snapshot: &Arc<Snapshot>) {
-        let names = &request.resource_names_subscribe;
-        let reported = &request.initial_resource_versions;
+    fn open(
+        &mut self,
+        kind: ResourceType,
+        names: &[&str],
+        reported: &Reported<'_>,
+        snapshot: &Arc<Snapshot>,
+    ) {
         let mut ledger = Ledger::default();
         let legacy = names.is_empty();
-        let wildcard = kind.allows_wildcard() && (legacy || names.iter().any(|name| name == WILDCARD));
+        let wildcard = kind.allows_wildcard() && (legacy || names.contains(&WILDCARD));
         ledger.subscription.set_wildcard(wildcard);
         let base = self.session.base(kind, snapshot);
         let missing = base.set.all_but(names, FEW).filter(|_| !wildcard);
@@ -108,17 +113,17 @@ impl DeltaStream {
             // What sidecars do: they name nearly all there is.
             ledger.subscribe_whole(&base.set, missing, reported.is_empty());
             if !reported.is_empty() {
-                for name in names.iter().filter(|name| !reported.contains_key(*name)) {
+                for name in reported.lacks(names) {
                     ledger.ask(Ledger::intern(name, &base.set));
                 }
             }
         } else {
-            for name in names.iter().filter(|name| !(wildcard && *name == WILDCARD)) {
-                let name = Ledger::intern(name, &base.set);
-                if !reported.contains_key(name.as_ref()) {
-                    ledger.ask(name.clone());
-                }
-                ledger.subscription.insert(name);
+            let is_name = |name: &&str| !(wildcard && *name == WILDCARD);
+            for name in reported.lacks(names).filter(is_name) {
+                ledger.ask(Ledger::intern(name, &base.set));
+            }
+            for name in names.iter().copied().filter(is_name) {
+                ledger.subscription.insert(Ledger::intern(name, &base.set));
             }
         }
         if reported.is_empty() {
@@ -166,8 +171,8 @@ impl DeltaStream {
 }
 
 /// Subscribes to names in a later request: all of them are answered, because the proxy may have forgotten them.
-fn subscribe(ledger: &mut Ledger, kind: ResourceType, names: &[String], set: &TypeSet) {
-    for name in names {
+fn subscribe(ledger: &mut Ledger, kind: ResourceType, names: &[&str], set: &TypeSet) {
+    for name in names.iter().copied() {
         if name == WILDCARD && kind.allows_wildcard() {
             ledger.subscribe_all();
         } else {

@@ -9,8 +9,8 @@ use std::{
     sync::Arc,
 };
 
-use super::subscription::Subscription;
-use crate::resource::{Resource, Slot, Snapshot, TypeSet, Version};
+use super::{request::Reported, subscription::Subscription};
+use crate::resource::{Resource, Slot, Snapshot, TypeSet, TypeSetEntry, Version};
 
 /// One kind's resources in one snapshot. Shared, never copied.
 #[derive(Clone, Debug, Default)]
@@ -203,33 +203,36 @@ impl Ledger {
 
     /// Starts from what a proxy that was connected before reports: names and versions. It has everything that `base`
     /// holds, with the exceptions that are noted here.
-    pub(super) fn start(&mut self, base: Base, reported: &BTreeMap<String, String>) {
+    pub(super) fn start(&mut self, base: Base, reported: &Reported<'_>) {
         self.base = base;
-        let Base { set, snapshot } = self.base.clone();
+        let set = self.base.set.clone();
         let wildcard = self.subscription.is_wildcard();
         // Both are ordered by name.
         let mut reported = reported.iter().peekable();
-        for (name, slot) in set.iter() {
-            while let Some((unknown, version)) = reported.next_if(|(other, _)| other.as_str() < name.as_ref())
-            {
-                self.note(unknown.as_str().into(), version, None);
+        for entry in set.iter() {
+            let name = entry.0.as_ref();
+            while let Some((unknown, version)) = reported.next_if(|(other, _)| *other < name) {
+                self.note(unknown, version, None);
             }
-            match reported.next_if(|(other, _)| other.as_str() == name.as_ref()) {
-                Some((_, version)) => self.note(name.clone(), version, snapshot.resource(*slot)),
-                None if wildcard => drop(self.known.insert(name.clone(), Held::Nothing)),
+            match reported.next_if(|(other, _)| *other == name) {
+                Some((_, version)) => self.note(name, version, Some(entry)),
+                None if wildcard => drop(self.known.insert(entry.0.clone(), Held::Nothing)),
                 None => {}
             }
         }
         for (unknown, version) in reported {
-            self.note(unknown.as_str().into(), version, None);
+            self.note(unknown, version, None);
         }
     }
 
-    /// Takes note of a version that the proxy reports to have, unless that is what the base holds.
-    fn note(&mut self, name: Arc<str>, version: &str, resource: Option<&Arc<Resource>>) {
+    /// Takes note of a version that the proxy reports to have, unless that is what the base holds. Nearly always it is, and
+    /// the name, which all streams share, is left alone: counting it up and down is what threads would wait for.
+    fn note(&mut self, name: &str, version: &str, entry: Option<&TypeSetEntry>) {
+        let resource = entry.and_then(|(_, slot)| self.base.snapshot.resource(*slot));
         let held = version.parse().map_or(Held::Unknown, Held::Version);
         let same = matches!((&held, resource), (Held::Version(version), Some(resource)) if resource.version() == *version);
-        if !same && self.subscription.contains(&name) {
+        if !same && self.subscription.contains(name) {
+            let name = entry.map_or_else(|| name.into(), |(name, _)| name.clone());
             self.known.insert(name, held);
         }
     }

@@ -17,6 +17,7 @@
 
 mod delta;
 mod ledger;
+mod request;
 mod response;
 mod session;
 mod state;
@@ -28,6 +29,7 @@ pub(crate) mod tests;
 use std::sync::Arc;
 
 pub use delta::DeltaStream;
+pub use request::{DeltaRequest, HeldVersion};
 pub use response::{Pieces, RESPONSE_BYTES, Response};
 pub use session::KindStatus;
 pub use state::StateStream;
@@ -59,6 +61,9 @@ pub enum StreamError {
     /// A request without a type URL. Maps to `INVALID_ARGUMENT`.
     #[error("the request has no type_url: an aggregated stream needs one in every request")]
     NoType,
+    /// A name or version that is not UTF-8. Maps to `INVALID_ARGUMENT`.
+    #[error("a resource name or version that is not UTF-8")]
+    NotText,
     /// A resource name longer than [`Limits::name_bytes`]. Maps to `INVALID_ARGUMENT`.
     #[error("a resource name of {length} bytes: at most {limit} are allowed")]
     NameTooLong {

@@ -119,7 +119,7 @@ impl Session {
     pub(super) fn check<'a>(
         &self,
         kind: ResourceType,
-        names: impl ExactSizeIterator<Item = &'a String>,
+        names: impl ExactSizeIterator<Item = &'a str>,
     ) -> Result<(), StreamError> {
         self.check_count(kind, names.len())?;
         for name in names {

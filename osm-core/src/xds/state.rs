@@ -55,7 +55,8 @@ impl StateStream {
         let Some(kind) = ResourceType::from_type_url(&request.type_url) else {
             return Ok(Outcome::UnknownType);
         };
-        self.session.check(kind, request.resource_names.iter())?;
+        self.session
+            .check(kind, request.resource_names.iter().map(String::as_str))?;
         let set = self.session.current_set(kind, snapshot);
 
         let Some(ledger) = self.session.ledger(kind) else {

@@ -323,7 +323,7 @@ mod tests {
             UpstreamCluster, ValidationContext,
         },
         resource::{ClassId, ProxyEntry, Resource, Slot, Snapshot, TypeSet, View},
-        xds::{DeltaStream, Limits, StateStream},
+        xds::{DeltaRequest, DeltaStream, Limits, StateStream},
     };
 
     use super::*;
@@ -438,7 +438,7 @@ mod tests {
         let mut stream = DeltaStream::new(before.proxy.clone(), Limits::default());
         let mut serve = |request: Option<&[u8]>| {
             if let Some(request) = request {
-                let request = DeltaDiscoveryRequest::decode(request).unwrap();
+                let request = DeltaRequest::decode(request).unwrap();
                 stream.on_request(&request, &before.snapshot).unwrap();
             }
             stream.next_responses(&before.snapshot)
@@ -453,7 +453,7 @@ mod tests {
         let mut stream = DeltaStream::new(after.proxy.clone(), Limits::default());
         let serve = |request: Option<&[u8]>| {
             if let Some(request) = request {
-                let request = DeltaDiscoveryRequest::decode(request).unwrap();
+                let request = DeltaRequest::decode(request).unwrap();
                 stream.on_request(&request, &after.snapshot).unwrap();
             }
             stream.next_responses(&after.snapshot)

@@ -14,7 +14,7 @@ use crate::{
     resource::ResourceType,
     xds::{
         DeltaStream, Limits as StreamLimits,
-        tests::{World, delta_request, proxy, rejection},
+        tests::{World, delta_request, proxy, received, rejection},
     },
 };
 
@@ -184,7 +184,7 @@ impl Proxy {
                 assert_eq!(heard.altered, before != request);
                 disk.write(&heard.changes);
                 stream
-                    .on_request(&request, world.published())
+                    .on_request(&received(&request), world.published())
                     .expect("the request is in bounds");
                 self.receive(world);
             }

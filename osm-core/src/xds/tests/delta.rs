@@ -38,7 +38,7 @@ impl Script {
         let snapshot = self.world.published().clone();
         let outcome = self
             .stream
-            .on_request(&request, &snapshot)
+            .on_request(&received(&request), &snapshot)
             .expect("the request is in bounds");
         (outcome, self.stream.next_responses(&snapshot))
     }

@@ -3,7 +3,7 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::xds::{DeltaStream, Limits, MESSAGE_BYTES, Outcome, StateStream, StreamError};
+use crate::xds::{DeltaRequest, DeltaStream, Limits, MESSAGE_BYTES, Outcome, StateStream, StreamError};
 
 const LIMITS: Limits = Limits {
     names: 10,
@@ -28,7 +28,10 @@ fn types_that_are_not_spoken_are_ignored_and_no_type_is_refused() {
             type_url: type_url.clone(),
             ..Default::default()
         };
-        assert_eq!(delta.on_request(&request, &snapshot), Ok(Outcome::UnknownType));
+        assert_eq!(
+            delta.on_request(&received(&request), &snapshot),
+            Ok(Outcome::UnknownType)
+        );
         let request = DiscoveryRequest {
             type_url,
             ..Default::default()
@@ -36,7 +39,7 @@ fn types_that_are_not_spoken_are_ignored_and_no_type_is_refused() {
         assert_eq!(state.on_request(&request, &snapshot), Ok(Outcome::UnknownType));
     }
     assert_eq!(
-        delta.on_request(&DeltaDiscoveryRequest::default(), &snapshot),
+        delta.on_request(&DeltaRequest::default(), &snapshot),
         Err(StreamError::NoType)
     );
     assert_eq!(
@@ -79,7 +82,7 @@ fn lists_and_names_are_bounded() {
     ];
     for (index, request) in requests.iter().enumerate() {
         let error = DeltaStream::new(proxy(), LIMITS)
-            .on_request(request, &snapshot)
+            .on_request(&received(request), &snapshot)
             .expect_err("too much");
         assert_eq!(
             matches!(error, StreamError::TooManyNames { .. }),
@@ -106,7 +109,10 @@ fn a_subscription_cannot_grow_request_by_request() {
     for index in 0..20 {
         let name = format!("n{index}");
         refused = stream
-            .on_request(&delta_request(ResourceType::Route, &[&name]), &snapshot)
+            .on_request(
+                &received(&delta_request(ResourceType::Route, &[&name])),
+                &snapshot,
+            )
             .err();
         if refused.is_some() {
             assert_eq!(index, 10);
@@ -131,14 +137,14 @@ fn rejection_messages_are_cut_and_printable() {
     let snapshot = World::new().set(ResourceType::Cluster, "a", 1).publish();
     let mut stream = DeltaStream::new(proxy(), LIMITS);
     stream
-        .on_request(&delta_request(ResourceType::Cluster, &[]), &snapshot)
+        .on_request(&received(&delta_request(ResourceType::Cluster, &[])), &snapshot)
         .expect("accepted");
     let sent = stream.next_responses(&snapshot);
     let mut request = delta_request(ResourceType::Cluster, &[]);
     request.response_nonce = sent[0].nonce.to_string();
     request.error_detail = rejection();
     request.error_detail.as_mut().expect("set").message = "é\u{1b}[2J\r\n".repeat(1 << 18);
-    let Ok(Outcome::Rejected(rejection)) = stream.on_request(&request, &snapshot) else {
+    let Ok(Outcome::Rejected(rejection)) = stream.on_request(&received(&request), &snapshot) else {
         panic!("not rejected")
     };
     assert!(rejection.message.len() <= MESSAGE_BYTES + '…'.len_utf8());
@@ -211,7 +217,7 @@ proptest! {
                 error_detail: error_detail.clone(),
                 ..Default::default()
             };
-            let _ = delta.on_request(&request, &snapshot);
+            let _ = delta.on_request(&received(&request), &snapshot);
             let request = DiscoveryRequest {
                 type_url: noise.type_url,
                 resource_names: noise.subscribe,

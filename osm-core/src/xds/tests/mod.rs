@@ -8,6 +8,7 @@ mod wire;
 
 use std::{collections::BTreeMap, sync::Arc};
 
+use bytes::Bytes;
 use osm_proto::envoy::{
     config::{
         cluster::v3::Cluster, endpoint::v3::ClusterLoadAssignment, listener::v3::Listener,
@@ -16,9 +17,10 @@ use osm_proto::envoy::{
     extensions::transport_sockets::tls::v3::Secret,
     service::discovery::v3::{DeltaDiscoveryRequest, DiscoveryRequest},
 };
+use prost::Message;
 use uuid::Uuid;
 
-use super::Response;
+use super::{DeltaRequest, Response};
 use crate::{
     identity::{ProxyIdentity, ServiceIdentity},
     resource::{ClassId, ProxyEntry, Resource, ResourceType, Slot, Snapshot, TypeSet},
@@ -229,6 +231,11 @@ pub(crate) fn delta_request(kind: ResourceType, subscribe: &[&str]) -> DeltaDisc
         resource_names_subscribe: names(subscribe),
         ..Default::default()
     }
+}
+
+/// The request as it is received.
+pub(crate) fn received(request: &DeltaDiscoveryRequest) -> DeltaRequest {
+    DeltaRequest::decode(Bytes::from(request.encode_to_vec())).expect("a request")
 }
 
 pub(crate) fn state_request(kind: ResourceType, subscribe: &[&str]) -> DiscoveryRequest {

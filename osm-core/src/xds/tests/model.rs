@@ -76,7 +76,7 @@ impl Envoy {
 
     fn send(&mut self, world: &World, request: &DeltaDiscoveryRequest) {
         self.stream
-            .on_request(request, world.published())
+            .on_request(&received(request), world.published())
             .expect("the request is in bounds");
         self.receive(world);
     }

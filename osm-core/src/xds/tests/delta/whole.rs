@@ -12,7 +12,7 @@ fn a_name_that_goes_while_all_are_asked_for_is_answered() {
     });
     let request = delta_request(Endpoint, &["a", "b", "c"]);
     let snapshot = script.world.published().clone();
-    script.stream.on_request(&request, &snapshot).unwrap();
+    script.stream.on_request(&received(&request), &snapshot).unwrap();
     let newer = script.world.remove(Endpoint, "b").set(Endpoint, "c", 2).publish();
     let responses = script.stream.next_responses(&newer);
     assert_eq!(shorts(&responses), ["EDS +a +c -b"]);
