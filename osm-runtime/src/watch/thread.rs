@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 use crate::client::ClientError;
 
 /// How long the thread rests when it has nothing to do.
-const LULL: Duration = Duration::from_millis(5);
+const LULL: Duration = Duration::from_millis(8);
 
 /// Why there is no thread.
 #[derive(Debug, thiserror::Error)]
