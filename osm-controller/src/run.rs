@@ -208,13 +208,17 @@ impl Starting {
             limits,
             metrics: component.serve_metrics.clone(),
             drain: shutdown.drain.clone(),
+            seats: None,
         };
         let ads_tls = tls::ads(&ads_certificate, &clients)?;
         shutdown.servers.spawn(serve_mutual_tls(
             ads_listener,
             ads_tls,
             clients.clone(),
-            server("ads", limits),
+            Settings {
+                seats: Some(ads.seats()),
+                ..server("ads", limits)
+            },
             ads.clone(),
         ));
         self.follow_objects(keeper, issuer.clone(), &ads);

@@ -179,6 +179,7 @@ impl Starting {
             limits: Limits::webhook(),
             metrics: component.serve_metrics.clone(),
             drain: component.shutdown.drain.clone(),
+            seats: None,
         };
         let tls = tls::webhook(&certificate)?;
         component

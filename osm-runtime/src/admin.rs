@@ -93,6 +93,7 @@ impl Admin {
             limits: Limits::admin(),
             metrics,
             drain: stop,
+            seats: None,
         };
         let serve = move || runtime.block_on(serve_plain(listener, settings, self.router()));
         Ok((
@@ -157,6 +158,7 @@ pub async fn loopback(
         limits: Limits::admin(),
         metrics,
         drain: stop,
+        seats: None,
     };
     serve_plain(listener, settings, pages.merge(gated(debug, enabled))).await;
 }

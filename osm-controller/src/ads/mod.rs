@@ -17,6 +17,7 @@ mod turn;
 use std::{sync::Arc, time::Duration};
 
 use osm_core::{identity::TrustDomain, xds};
+use osm_runtime::serve::Seats;
 use rand::Rng as _;
 use tokio::time::Instant;
 
@@ -51,9 +52,9 @@ pub struct Settings {
     /// Streams that may be sent large responses at a time, and how long each may take over it before the next has its
     /// turn. Each holds a transport's buffer and a piece, 80 KiB.
     pub turns: (usize, Duration),
-    /// New streams that may wait at a time for a large request of theirs to be read. Others wait to be let in, or are told to
-    /// come back: they have a configuration.
-    pub seats: usize,
+    /// What new streams sit on until it is known that nothing large of theirs is to be read, or it is the turn of that. Others
+    /// wait before HTTP/2 is spoken with them, or are told to come back: they have a configuration.
+    pub seats: Seats,
     /// Most bytes of one request: a big sidecar that reconnects lists all it has.
     pub request_bytes: usize,
     /// Requests a stream may send at once, and how many each second after that.
@@ -78,7 +79,8 @@ impl Default for Settings {
             send: Duration::from_secs(30),
             answer: Duration::from_secs(180),
             turns: (200, Duration::from_secs(10)),
-            seats: 1_000,
+            // A second less than after which a proxy takes a server for gone that answers no ping.
+            seats: Seats::new(300, Duration::from_secs(14)),
             request_bytes: 16 << 20,
             requests: (2_000, 500),
             settle: Duration::from_secs(5),
@@ -112,7 +114,7 @@ impl Shared {
     ) -> Arc<Self> {
         let admission = admission::Admission::new(settings.new_streams_per_second);
         let (count, longest) = settings.turns;
-        let turns = turn::Turns::new(count, longest, settings.seats);
+        let turns = turn::Turns::new(count, longest);
         Arc::new(Self {
             settings,
             mesh,

@@ -16,7 +16,7 @@ use osm_core::{
     resource::Snapshot,
     xds::{DeltaStream, StateStream},
 };
-use osm_runtime::serve::Peer;
+use osm_runtime::serve::{self, Peer, Seats};
 use tokio::sync::{mpsc, watch};
 use tonic::{Code, Status, metadata::MetadataValue};
 use tower::Service;
@@ -28,6 +28,7 @@ use super::{
     requests::Requests,
     responses::Responses,
     stream::Session,
+    turn::Seat,
 };
 use crate::{certificates::Certificates, mesh::Mesh, report::Reporter};
 
@@ -58,6 +59,11 @@ impl Ads {
     pub fn registry(&self) -> &Registry {
         &self.shared.registry
     }
+
+    /// What new clients wait for, for the server of this service ([`serve::Settings::seats`]).
+    pub fn seats(&self) -> Seats {
+        self.shared.settings.seats.clone()
+    }
 }
 
 impl Service<http::Request<Incoming>> for Ads {
@@ -71,9 +77,11 @@ impl Service<http::Request<Incoming>> for Ads {
 
     fn call(&mut self, request: http::Request<Incoming>) -> Self::Future {
         let shared = self.shared.clone();
+        // Whatever becomes of the request, its connection keeps no seat.
+        let seat = request.extensions().get::<Peer>().and_then(Peer::seat);
         match request.uri().path() {
-            DELTA => Box::pin(answer::<DeltaStream>(shared, request)),
-            STATE => Box::pin(answer::<StateStream>(shared, request)),
+            DELTA => Box::pin(answer::<DeltaStream>(shared, request, seat)),
+            STATE => Box::pin(answer::<StateStream>(shared, request, seat)),
             _ => Box::pin(async {
                 Ok(Status::unimplemented("only the aggregated discovery service is here").into_http())
             }),
@@ -84,12 +92,13 @@ impl Service<http::Request<Incoming>> for Ads {
 async fn answer<M: Machine>(
     shared: Arc<Shared>,
     request: http::Request<Incoming>,
+    seat: Option<serve::Seat>,
 ) -> Result<http::Response<tonic::body::Body>, Infallible> {
     let (head, body) = request.into_parts();
     let peer = head.extensions.get::<Peer>().cloned();
     let tasks = peer.as_ref().map(|peer| peer.tasks.clone()).unwrap_or_default();
     let requests = Requests::new(body, shared.settings.request_bytes);
-    match open::<M>(&shared, peer, requests).await {
+    match open::<M>(&shared, peer, requests, seat).await {
         Ok(session) => {
             let (sender, queue) = mpsc::channel(1);
             tasks.spawn(session.run(sender));
@@ -107,6 +116,7 @@ async fn open<M: Machine>(
     shared: &Arc<Shared>,
     peer: Option<Peer>,
     requests: Requests<M::Request>,
+    mut seat: Option<serve::Seat>,
 ) -> Result<Session<M>, (&'static str, Status)> {
     let settings = &shared.settings;
     let peer = peer.ok_or_else(|| ("internal", Status::internal("the connection is not known")))?;
@@ -130,15 +140,22 @@ async fn open<M: Machine>(
     if let Err(wait) = shared.admission.enter(settings.admission_wait).await {
         return Err(("rate", come_back("too many proxies connect at once", wait)));
     }
-    if !is_known(&shared.mesh, &proxy, settings.pod_wait).await {
-        tracing::info!(%proxy, peer = %peer.address, "refused a stream: no such pod");
-        let message = format!("there is no pod of proxy {proxy} in this mesh");
-        return Err(("no_pod", Status::permission_denied(message)));
+    if !is_known(&shared.mesh, &proxy) {
+        // Others need not wait for the pod, too.
+        seat = None;
+        if !becomes_known(&shared.mesh, &proxy, settings.pod_wait).await {
+            tracing::info!(%proxy, peer = %peer.address, "refused a stream: no such pod");
+            let message = format!("there is no pod of proxy {proxy} in this mesh");
+            return Err(("no_pod", Status::permission_denied(message)));
+        }
     }
-    let patience = settings.admission_wait;
-    let Some(seat) = shared.turns.seat(patience).await else {
-        return Err(("seats", come_back("too many proxies wait to be read", patience)));
-    };
+    if seat.is_none() {
+        seat = settings.seats.take().await;
+    }
+    let seat = seat.ok_or_else(|| {
+        let wait = settings.seats.patience();
+        ("seats", come_back("too many proxies wait to be read", wait))
+    })?;
     let most = shared.mesh.control().borrow().max_data_plane_connections;
     let place = shared.registry.enter(proxy.clone(), peer.address, M::NAME, most);
     let place = place.map_err(|refusal| match refusal {
@@ -161,17 +178,20 @@ async fn open<M: Machine>(
         peer,
         certificate,
     )
-    .seated(seat))
+    .seated(Seat::of(seat)))
+}
+
+fn is_known(mesh: &Mesh, proxy: &ProxyIdentity) -> bool {
+    mesh.snapshot().is_some_and(|snapshot| owns(&snapshot, proxy))
 }
 
 /// Waits for the pod of a proxy to be known: the proxy may be faster than the watch.
-async fn is_known(mesh: &Mesh, proxy: &ProxyIdentity, patience: Duration) -> bool {
-    let known = |snapshot: Option<Arc<Snapshot>>| snapshot.is_some_and(|snapshot| owns(&snapshot, proxy));
+async fn becomes_known(mesh: &Mesh, proxy: &ProxyIdentity, patience: Duration) -> bool {
     let mut publications: watch::Receiver<u64> = mesh.publications();
     let wait = async {
         loop {
             publications.mark_unchanged();
-            if known(mesh.snapshot()) {
+            if is_known(mesh, proxy) {
                 return true;
             }
             if publications.changed().await.is_err() {

@@ -5,13 +5,14 @@
 //! be answered late, and all would begin anew. Owns the order instead. Invariants: no more than a fixed number of streams
 //! has a turn, which bounds the memory of what is under way; they get theirs in the order in which they asked; a turn is
 //! over when the proxy has answered all it was sent, and soon in any case, so that proxies that do not answer hold nobody
-//! up for long; no more than a fixed number of new streams wait to be read, each of which holds a buffer or two.
+//! up for long; no more than a fixed number of new streams wait to be read ([`serve::Seats`]), each of which holds a buffer or two.
 
 use std::{sync::Arc, time::Duration};
 
+use osm_runtime::serve;
 use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore},
-    time::{Instant, timeout},
+    time::Instant,
 };
 
 /// Responses of fewer bytes need no turn: taking turns costs more than it brings where all are over in a moment.
@@ -30,27 +31,15 @@ const SHY: Duration = Duration::from_secs(2);
 pub(super) struct Turns {
     free: Arc<Semaphore>,
     longest: Duration,
-    seats: Arc<Semaphore>,
 }
 
 impl Turns {
-    /// So many at a time, none longer than that; so many `seats` for new streams.
-    pub(super) fn new(count: usize, longest: Duration, seats: usize) -> Self {
-        let semaphore = |count: usize| Arc::new(Semaphore::new(count.clamp(1, Semaphore::MAX_PERMITS)));
+    /// So many at a time, none longer than that.
+    pub(super) fn new(count: usize, longest: Duration) -> Self {
         Self {
-            free: semaphore(count),
+            free: Arc::new(Semaphore::new(count.clamp(1, Semaphore::MAX_PERMITS))),
             longest,
-            seats: semaphore(seats),
         }
-    }
-
-    /// Waits for a seat for a new stream, first come, first served; `None` if there is none within `patience`.
-    pub(super) async fn seat(&self, patience: Duration) -> Option<Seat> {
-        let permit = timeout(patience, self.seats.clone().acquire_owned()).await.ok()?;
-        Some(Seat {
-            _permit: permit.ok(),
-            until: Instant::now() + SHY,
-        })
     }
 
     /// Waits for a turn, first come, first served.
@@ -69,11 +58,19 @@ impl Turns {
 /// A new stream's seat, until dropped: when it turns out that its requests need no turn, or it has its turn.
 #[derive(Debug)]
 pub(super) struct Seat {
-    _permit: Option<OwnedSemaphorePermit>,
+    _seat: serve::Seat,
     until: Instant,
 }
 
 impl Seat {
+    /// Of a stream that begins now.
+    pub(super) fn of(seat: serve::Seat) -> Self {
+        Self {
+            _seat: seat,
+            until: Instant::now() + SHY,
+        }
+    }
+
     /// When it is to be dropped, unless a large request is on its way by then.
     pub(super) fn until(&self) -> Instant {
         self.until
@@ -116,7 +113,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn turns_are_few_and_in_order() {
-        let turns = Turns::new(2, LONGEST, 1);
+        let turns = Turns::new(2, LONGEST);
         let mut held: Vec<_> = (0..2).map(|_| turns.take().now_or_never()).collect();
         assert!(held.iter().all(Option::is_some));
         let mut first = Box::pin(turns.take());
@@ -133,7 +130,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_turn_is_over_soon_after_the_answer_and_in_any_case() {
-        let mut turn = Turns::new(1, LONGEST, 1).take().await;
+        let mut turn = Turns::new(1, LONGEST).take().await;
         let begun = Instant::now();
         assert_eq!(turn.until(), begun + LONGEST);
         turn.rest();
@@ -143,15 +140,5 @@ mod tests {
         advance(LONGEST).await;
         turn.rest();
         assert_eq!(turn.until(), begun + LONGEST);
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn seats_are_few_and_nobody_waits_for_one_forever() {
-        let turns = Turns::new(1, LONGEST, 1);
-        let seat = turns.seat(LONGEST).await;
-        assert_eq!(seat.as_ref().map(Seat::until), Some(Instant::now() + SHY));
-        assert!(turns.seat(LONGEST).await.is_none());
-        drop(seat);
-        assert!(turns.seat(LONGEST).await.is_some());
     }
 }

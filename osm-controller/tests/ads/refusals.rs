@@ -9,7 +9,7 @@ use osm_core::{
     resource::ResourceType,
 };
 use osm_proto::envoy::{config::core::v3::Node, service::discovery::v3::DeltaDiscoveryRequest};
-use osm_runtime::issuer::Leaf;
+use osm_runtime::{issuer::Leaf, serve::Seats};
 use tonic::Code;
 use uuid::Uuid;
 
@@ -129,6 +129,27 @@ async fn a_proxy_without_its_pod_is_refused_and_one_that_is_early_waits() {
     late.mesh = shop.mesh.clone();
     late.clusters(&["a"], "1").publish();
     assert_eq!(early.await.unwrap(), Ok(()));
+}
+
+#[tokio::test]
+async fn who_waits_for_its_pod_holds_no_seat() {
+    let pki = Pki::new();
+    let shop = published();
+    let settings = Settings {
+        pod_wait: Duration::from_secs(30),
+        seats: Seats::new(1, Duration::from_secs(5)),
+        ..Settings::default()
+    };
+    let server = Server::start_with(&pki, &shop.mesh, settings).await;
+    let leaf = pki.sidecar(&proxy(9)).await;
+    let early = Channel::open(server.address, &pki.roots(), Some(&leaf))
+        .await
+        .unwrap();
+    let early = tokio::spawn(async move { delta(&early).await.map(|_| ()) });
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    let known = pki.sidecar(&proxy(1)).await;
+    assert_eq!(code(&server, &pki.roots(), &known).await, Code::Ok);
+    assert!(!early.is_finished());
 }
 
 #[tokio::test]

@@ -112,6 +112,7 @@ impl Server {
             limits,
             metrics: ServeMetrics::default(),
             drain: drain.clone(),
+            seats: Some(ads.seats()),
         };
         let tls = tls::ads(&certificate, &clients).unwrap();
         let task = Some(tokio::spawn(serve_mutual_tls(

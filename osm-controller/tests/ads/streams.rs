@@ -7,6 +7,7 @@ use osm_core::resource::ResourceType::{Cluster, Endpoint, Listener};
 use osm_proto::envoy::service::discovery::v3::{
     DeltaDiscoveryRequest, DeltaDiscoveryResponse, DiscoveryRequest,
 };
+use osm_runtime::serve::Seats;
 use tonic::Code;
 
 use crate::{
@@ -242,7 +243,7 @@ async fn while_as_many_wait_to_be_read_as_may_others_wait_to_be_let_in() {
     let longest = Duration::from_secs(2);
     let settings = Settings {
         turns: (1, longest),
-        seats: 1,
+        seats: Seats::new(1, 5 * longest),
         ..Settings::default()
     };
     let mut setup = setup(settings).await;

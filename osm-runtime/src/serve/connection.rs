@@ -3,15 +3,7 @@
 //! Owns the HTTP on it and why it ends: by itself, silent, too old, of a client that is not good any more, or because the
 //! server drains. Invariant: whatever the peer does, it ends in time ([`Limits`](super::Limits)).
 
-use std::{
-    future::poll_fn,
-    net::SocketAddr,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
-    time::Duration,
-};
+use std::{future::poll_fn, net::SocketAddr, sync::Arc, time::Duration};
 
 use http::Request;
 use hyper::{
@@ -30,7 +22,7 @@ use socket2::{SockRef, TcpKeepalive};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::TcpStream,
-    sync::{OwnedSemaphorePermit, watch},
+    sync::{Notify, OwnedSemaphorePermit, watch},
     time::{sleep, timeout},
 };
 use tokio_util::sync::CancellationToken;
@@ -40,6 +32,7 @@ use super::{
     Handler, Peer, Secure, Settings,
     crew::{Crew, Tasks},
     drive::Driven,
+    seats::{Handover, Seat},
 };
 use crate::{
     backoff::jittered,
@@ -99,7 +92,7 @@ impl Connection {
         let _ = stream.set_nodelay(true);
         let _ = watched(&stream, self.settings.limits.dead);
         let Some(tls) = tls else {
-            return self.exchange(stream, Arc::default(), false, handler).await;
+            return self.exchange(stream, Arc::default(), None, false, handler).await;
         };
         // Boxed, here and below: what a connection no longer needs would stay in its task for as long as it lives.
         let accept = Box::pin(tls.acceptor.accept(stream));
@@ -108,7 +101,8 @@ impl Connection {
                 let session = stream.get_ref().1;
                 let certificates = session.peer_certificates().unwrap_or_default().to_vec().into();
                 let http2 = tls.always_http2 || session.alpn_protocol() == Some(H2);
-                Box::pin(self.exchange(Box::new(stream), certificates, http2, handler)).await;
+                let Ok(seat) = self.seat().await else { return };
+                Box::pin(self.exchange(Box::new(stream), certificates, seat, http2, handler)).await;
             }
             Ok(Err(error)) => {
                 self.settings.refuse("handshake");
@@ -118,10 +112,28 @@ impl Connection {
         }
     }
 
+    /// Waits for a seat, if the server has any.
+    async fn seat(&self) -> Result<Option<Seat>, NoSeat> {
+        let Some(seats) = &self.settings.seats else {
+            return Ok(None);
+        };
+        tokio::select! {
+            () = self.settings.drain.cancelled() => Err(NoSeat),
+            seat = seats.take() => match seat {
+                None => {
+                    self.settings.refuse("seats");
+                    Err(NoSeat)
+                }
+                seat => Ok(seat),
+            },
+        }
+    }
+
     async fn exchange<S, B>(
         self,
         stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
         certificates: Arc<[CertificateDer<'static>]>,
+        seat: Option<Seat>,
         http2: bool,
         handler: S,
     ) where
@@ -139,12 +151,13 @@ impl Connection {
             } else {
                 Tasks::default()
             },
+            seat: Handover::of(seat),
         };
-        let spoke = Arc::new(AtomicBool::new(false));
+        let spoke = Arc::new(Notify::new());
         let service = {
             let (peer, spoke) = (peer.clone(), spoke.clone());
             service_fn(move |mut request: Request<Incoming>| {
-                spoke.store(true, Ordering::Relaxed);
+                spoke.notify_one();
                 request.extensions_mut().insert(peer.clone());
                 handler.clone().oneshot(request)
             })
@@ -176,7 +189,7 @@ impl Connection {
 
     /// Runs a connection until it ends, is asked to go and goes, or has to be cut; and then what served its streams, which
     /// sees that it is over.
-    async fn drive<C>(&self, connection: C, crew: Crew, peer: &Peer, spoke: &AtomicBool)
+    async fn drive<C>(&self, connection: C, crew: Crew, peer: &Peer, spoke: &Notify)
     where
         C: GracefulConnection,
         C::Error: std::fmt::Display,
@@ -190,7 +203,7 @@ impl Connection {
         }
     }
 
-    async fn until_over<C>(&self, driven: &mut Driven<C>, peer: &Peer, spoke: &AtomicBool)
+    async fn until_over<C>(&self, driven: &mut Driven<C>, peer: &Peer, spoke: &Notify)
     where
         C: GracefulConnection,
         C::Error: std::fmt::Display,
@@ -202,9 +215,9 @@ impl Connection {
                 None => std::future::pending().await,
             }
         };
+        // The timer goes with the first request: those of thousands that connect at once would go off at once.
         let silence = async {
-            sleep(limits.head).await;
-            if spoke.load(Ordering::Relaxed) {
+            if timeout(limits.head, spoke.notified()).await.is_ok() {
                 std::future::pending::<()>().await;
             }
         };
@@ -255,6 +268,9 @@ impl Connection {
         }
     }
 }
+
+/// There is none in time, or the server drains.
+struct NoSeat;
 
 /// Counts a connection down, also when its task panics.
 struct Closing(Gauge);

@@ -1,16 +1,18 @@
 //! The accept loop of every server: bounded, time-limited, and leaving gently.
 //!
 //! Owns connections from accept on: `connection` serves one until it ends, `crew` and `drive` run what serves its
-//! streams in one task, `limits` says how much of everything there is. Invariants: no more than [`Limits::connections`] at a
-//! time; a peer that does not finish its handshake, or does not send a first request, is dropped in time; a client whose
-//! certificate is not good any more is let go; a panic in a handler ends that request, at worst its connection; once told to
-//! drain, nothing new is accepted and every connection is asked to go within [`Limits::leave_over`], at a random moment, so
-//! that its peers do not arrive elsewhere all at once.
+//! streams in one task, `limits` says how much of everything there is, `seats` how many new clients are listened to at a time.
+//! Invariants: no more than [`Limits::connections`] at a time; a peer that does not finish its handshake, or does not send a
+//! first request, is dropped in time; whoever has proved nothing holds no seat; a client whose certificate is not good any
+//! more is let go; a panic in a handler ends that request, at worst its connection; once told to drain, nothing new is
+//! accepted and every connection is asked to go within [`Limits::leave_over`], at a random moment, so that its peers do not
+//! arrive elsewhere all at once.
 
 mod connection;
 mod crew;
 mod drive;
 mod limits;
+mod seats;
 
 use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
@@ -31,8 +33,12 @@ use tokio_rustls::TlsAcceptor;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tower::{BoxError, Service};
 
-use self::connection::Connection;
-pub use self::{crew::Tasks, limits::Limits};
+use self::{connection::Connection, seats::Handover};
+pub use self::{
+    crew::Tasks,
+    limits::Limits,
+    seats::{Seat, Seats},
+};
 use crate::{
     metrics::Metrics,
     tls::{ClientRoots, H2},
@@ -58,6 +64,15 @@ pub struct Peer {
     pub leaving: CancellationToken,
     /// Where to run what serves the connection's streams on, see [`Limits::within`].
     pub tasks: Tasks,
+    seat: Handover,
+}
+
+impl Peer {
+    /// The seat that the connection has waited for ([`Settings::seats`]), if no request has taken it yet. Whoever serves
+    /// the first request is to take it, and to drop it in time: others wait for it.
+    pub fn seat(&self) -> Option<Seat> {
+        self.seat.take()
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -111,6 +126,8 @@ pub struct Settings {
     pub metrics: ServeMetrics,
     /// Cancelled when it should stop accepting and let its connections go.
     pub drain: CancellationToken,
+    /// What clients wait for once they have proved who they are; `None` if anyone is listened to at once.
+    pub seats: Option<Seats>,
 }
 
 /// What a server answers with: axum's `Router`, tonic's `Routes`, or any tower service.

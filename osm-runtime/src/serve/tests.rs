@@ -57,6 +57,10 @@ struct Server {
 /// A server that demands client certificates and answers with the common name of the client's; `/panic`, `/slow` and
 /// `/until-leaving` do as they say.
 async fn start(authority: &Authority, limits: Limits) -> Server {
+    start_with(authority, limits, None).await
+}
+
+async fn start_with(authority: &Authority, limits: Limits, seats: Option<Seats>) -> Server {
     let (certificate, roots, drain) = (
         ServerCertificate::new(),
         ClientRoots::new(),
@@ -73,9 +77,11 @@ async fn start(authority: &Authority, limits: Limits) -> Server {
         limits,
         metrics: ServeMetrics::default(),
         drain: drain.clone(),
+        seats,
     };
     let handler = tower::service_fn(|request: Request<Incoming>| async move {
         let peer = request.extensions().get::<Peer>().unwrap().clone();
+        drop(peer.seat());
         match request.uri().path() {
             "/panic" => panic!("as asked"),
             "/slow" => sleep(Duration::from_millis(800)).await,
@@ -279,6 +285,7 @@ async fn a_webhook_changes_its_certificate_and_its_root_while_connections_stay()
         },
         metrics: ServeMetrics::default(),
         drain: drain.clone(),
+        seats: None,
     };
     let pages = axum::Router::new().route("/", axum::routing::get(async || "reviewed"));
     let config_of_server = tls::webhook(&certificate).unwrap();
@@ -355,6 +362,44 @@ async fn those_who_say_nothing_are_dropped() {
     assert!(first < limit * 5, "{first:?}");
     sleep(limit).await;
     assert!(get(&mut kept, "/").await.is_ok());
+}
+
+#[tokio::test]
+async fn who_has_proved_itself_waits_for_a_seat_and_who_has_not_holds_none() {
+    let ours = authority();
+    let patience = Duration::from_secs(2);
+    let server = start_with(&ours, limits(), Some(Seats::new(1, patience))).await;
+    let good = sign(&ours, Profile::proxy(&proxy(), &domain()));
+    let client = async || open(server.address, config(&ours, Some(&good))).await.unwrap();
+    let stranger = TcpStream::connect(server.address).await.unwrap();
+    // It has a seat until it has asked something.
+    let mut first = client().await;
+    let mut second = client().await;
+    assert!(
+        timeout(patience / 4, get(&mut second, "/")).await.is_err(),
+        "it waits"
+    );
+    get(&mut first, "/").await.unwrap();
+    get(&mut second, "/").await.unwrap();
+    let _holds = client().await;
+    let mut third = client().await;
+    let begun = Instant::now();
+    assert!(
+        get(&mut third, "/").await.is_err(),
+        "it is let go when patience is over"
+    );
+    assert!(begun.elapsed() > patience / 2);
+    assert!(
+        get(&mut second, "/").await.is_ok(),
+        "who is served already needs none"
+    );
+    let _waits = client().await;
+    drop(stranger);
+    server.drain.cancel();
+    timeout(patience / 2, server.done)
+        .await
+        .expect("nobody waits when it drains")
+        .unwrap();
 }
 
 #[tokio::test]
