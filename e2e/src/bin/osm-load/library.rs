@@ -10,6 +10,7 @@ use std::{
 };
 
 use anyhow::Result;
+use bytes::Bytes;
 use osm_core::resource::ResourceType;
 
 use crate::reference;
@@ -32,7 +33,7 @@ pub(crate) struct Links {
 #[derive(Debug, Default)]
 pub(crate) struct Library {
     ids: HashMap<Arc<str>, Id>,
-    texts: Vec<Arc<str>>,
+    texts: Vec<Bytes>,
     links: HashMap<(ResourceType, Id, u64), Rc<Links>>,
 }
 
@@ -43,15 +44,14 @@ impl Library {
             return *id;
         }
         let id = Id::try_from(self.texts.len()).unwrap_or(Id::MAX);
-        let text: Arc<str> = text.into();
-        self.texts.push(text.clone());
-        self.ids.insert(text, id);
+        self.texts.push(Bytes::copy_from_slice(text.as_bytes()));
+        self.ids.insert(text.into(), id);
         id
     }
 
-    /// The text of an id.
-    pub(crate) fn text(&self, id: Id) -> &str {
-        &self.texts[id as usize]
+    /// The text of an id; not copied, as thousands of fake Envoys that come back at once list thousands of them.
+    pub(crate) fn text(&self, id: Id) -> Bytes {
+        self.texts[id as usize].clone()
     }
 
     /// A number that stands for a resource's version: the version's id, or a hash of the body where resources carry none.

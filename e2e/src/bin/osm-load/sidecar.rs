@@ -10,7 +10,11 @@ use std::{
 };
 
 use anyhow::{Context, Result};
-use osm_core::resource::ResourceType::{self, Cluster, Endpoint, Listener, Route, Secret};
+use bytes::Bytes;
+use osm_core::{
+    resource::ResourceType::{self, Cluster, Endpoint, Listener, Route, Secret},
+    xds::{DeltaRequest, HeldVersion},
+};
 use osm_proto::{
     envoy::config::core::v3::Node,
     envoy::service::discovery::v3::{DeltaDiscoveryRequest, DiscoveryRequest},
@@ -133,15 +137,19 @@ impl Sidecar {
     fn first(&self, kind: ResourceType, library: &Library) -> Vec<u8> {
         let of = &self.kinds[kind as usize];
         match self.variant {
-            Variant::Delta => DeltaDiscoveryRequest {
+            Variant::Delta => DeltaRequest {
                 type_url: kind.type_url().into(),
-                resource_names_subscribe: texts(&of.wanted, library),
+                resource_names_subscribe: texts(&of.wanted, library).collect(),
+                // In no order that the server knows, as Envoy's.
                 initial_resource_versions: of
                     .held
                     .iter()
                     .filter_map(|(name, held)| {
                         let version = Id::try_from(held.version).ok()?;
-                        Some((library.text(*name).to_owned(), library.text(version).to_owned()))
+                        Some(HeldVersion {
+                            name: library.text(*name),
+                            version: library.text(version),
+                        })
                     })
                     .collect(),
                 ..Default::default()
@@ -156,7 +164,9 @@ impl Sidecar {
         let of = &self.kinds[kind as usize];
         DiscoveryRequest {
             version_info: of.version.clone(),
-            resource_names: texts(&of.wanted, library),
+            resource_names: texts(&of.wanted, library)
+                .map(|text| String::from_utf8_lossy(&text).into_owned())
+                .collect(),
             type_url: kind.type_url().into(),
             response_nonce: of.nonce.clone(),
             error_detail: error,
@@ -251,7 +261,7 @@ impl Sidecar {
             ..Default::default()
         });
         match self.variant {
-            Variant::Delta => DeltaDiscoveryRequest {
+            Variant::Delta => DeltaRequest {
                 type_url: kind.type_url().into(),
                 response_nonce: self.kinds[kind as usize].nonce.clone(),
                 error_detail: error,
@@ -294,10 +304,10 @@ impl Sidecar {
         }
         let was_open = std::mem::replace(&mut of.open, true);
         requests.push(match self.variant {
-            Variant::Delta if was_open => DeltaDiscoveryRequest {
+            Variant::Delta if was_open => DeltaRequest {
                 type_url: kind.type_url().into(),
-                resource_names_subscribe: texts(&new, library),
-                resource_names_unsubscribe: texts(&gone, library),
+                resource_names_subscribe: texts(&new, library).collect(),
+                resource_names_unsubscribe: texts(&gone, library).collect(),
                 ..Default::default()
             }
             .encode_to_vec(),
@@ -307,8 +317,8 @@ impl Sidecar {
     }
 }
 
-fn texts(names: &BTreeSet<Id>, library: &Library) -> Vec<String> {
-    names.iter().map(|name| library.text(*name).to_owned()).collect()
+fn texts(names: &BTreeSet<Id>, library: &Library) -> impl Iterator<Item = Bytes> {
+    names.iter().map(|name| library.text(*name))
 }
 
 #[cfg(test)]
@@ -323,7 +333,7 @@ mod tests {
             UpstreamCluster, ValidationContext,
         },
         resource::{ClassId, ProxyEntry, Resource, Slot, Snapshot, TypeSet, View},
-        xds::{DeltaRequest, DeltaStream, Limits, StateStream},
+        xds::{DeltaStream, Limits, StateStream},
     };
 
     use super::*;
