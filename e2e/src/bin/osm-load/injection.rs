@@ -13,7 +13,10 @@ use std::{
 use anyhow::{Context, Result, ensure};
 use bytes::{Bytes, BytesMut};
 use futures::{StreamExt as _, stream};
-use h2::client::{self, SendRequest};
+use h2::{
+    Reason,
+    client::{self, SendRequest},
+};
 use http::{Request, header};
 use osm_core::{
     api::{annotations, names, ports},
@@ -156,7 +159,8 @@ impl Caller {
         })
     }
 
-    /// Has a pod injected. What the webhook did not take in before it let the connection go is sent again.
+    /// Has a pod injected. What the webhook did not take in is sent again (RFC 9113, section 8.7): because it lets the
+    /// connection go, or because a new one was given more than it allows before it could say how much.
     async fn ask(&self, number: u64) -> Result<()> {
         loop {
             let (count, requests) = self.current.lock().await.clone();
@@ -164,10 +168,13 @@ impl Caller {
                 Ok(()) => return Ok(()),
                 Err(error) => error,
             };
-            let let_go = error
+            let said = error
                 .downcast_ref::<h2::Error>()
-                .is_some_and(|error| error.is_remote() && error.is_go_away());
-            if !let_go {
+                .filter(|error| error.is_remote());
+            if said.is_some_and(|error| error.reason() == Some(Reason::REFUSED_STREAM) && error.is_reset()) {
+                continue;
+            }
+            if !said.is_some_and(h2::Error::is_go_away) {
                 return Err(error);
             }
             let mut current = self.current.lock().await;
