@@ -368,7 +368,8 @@ async fn those_who_say_nothing_are_dropped() {
 async fn who_has_proved_itself_waits_for_a_seat_and_who_has_not_holds_none() {
     let ours = authority();
     let patience = Duration::from_secs(2);
-    let server = start_with(&ours, limits(), Some(Seats::new(1, patience))).await;
+    let seats = Seats::new(1, patience);
+    let server = start_with(&ours, limits(), Some(seats.clone())).await;
     let good = sign(&ours, Profile::proxy(&proxy(), &domain()));
     let client = async || open(server.address, config(&ours, Some(&good))).await.unwrap();
     let stranger = TcpStream::connect(server.address).await.unwrap();
@@ -381,7 +382,7 @@ async fn who_has_proved_itself_waits_for_a_seat_and_who_has_not_holds_none() {
     );
     get(&mut first, "/").await.unwrap();
     get(&mut second, "/").await.unwrap();
-    let _holds = client().await;
+    let holds = client().await;
     let mut third = client().await;
     let begun = Instant::now();
     assert!(
@@ -393,6 +394,8 @@ async fn who_has_proved_itself_waits_for_a_seat_and_who_has_not_holds_none() {
         get(&mut second, "/").await.is_ok(),
         "who is served already needs none"
     );
+    drop(holds);
+    let _held = seats.take().await.unwrap();
     let _waits = client().await;
     drop(stranger);
     server.drain.cancel();
