@@ -34,40 +34,47 @@ pub(super) trait Machine: Send + 'static {
     fn names(request: &Self::Request) -> usize;
 }
 
+/// What both streams do themselves, under the same names.
+macro_rules! forward {
+    () => {
+        fn new(proxy: ProxyIdentity, limits: xds::Limits) -> Self {
+            Self::new(proxy, limits)
+        }
+
+        fn proxy(&self) -> &ProxyIdentity {
+            self.proxy()
+        }
+
+        fn on_request(
+            &mut self,
+            request: &Self::Request,
+            snapshot: &Arc<Snapshot>,
+        ) -> Result<Outcome, StreamError> {
+            self.on_request(request, snapshot)
+        }
+
+        fn weight(&self, snapshot: &Snapshot) -> usize {
+            self.weight(snapshot)
+        }
+
+        fn due(&mut self, snapshot: &Arc<Snapshot>, limit: usize) -> xds::Due {
+            self.due(snapshot, limit)
+        }
+
+        fn status(&self) -> Vec<KindStatus> {
+            self.status()
+        }
+    };
+}
+
 impl Machine for DeltaStream {
     type Request = DeltaRequest;
     const NAME: &'static str = "delta";
 
-    fn new(proxy: ProxyIdentity, limits: xds::Limits) -> Self {
-        Self::new(proxy, limits)
-    }
-
-    fn proxy(&self) -> &ProxyIdentity {
-        self.proxy()
-    }
-
-    fn on_request(
-        &mut self,
-        request: &Self::Request,
-        snapshot: &Arc<Snapshot>,
-    ) -> Result<Outcome, StreamError> {
-        self.on_request(request, snapshot)
-    }
-
-    fn weight(&self, snapshot: &Snapshot) -> usize {
-        self.weight(snapshot)
-    }
-
-    fn due(&mut self, snapshot: &Arc<Snapshot>, limit: usize) -> xds::Due {
-        self.due(snapshot, limit)
-    }
+    forward!();
 
     fn settle(&mut self) {
         self.settle();
-    }
-
-    fn status(&self) -> Vec<KindStatus> {
-        self.status()
     }
 
     fn is_reconnect(request: &Self::Request) -> bool {
@@ -86,35 +93,9 @@ impl Machine for StateStream {
     type Request = DiscoveryRequest;
     const NAME: &'static str = "state";
 
-    fn new(proxy: ProxyIdentity, limits: xds::Limits) -> Self {
-        Self::new(proxy, limits)
-    }
-
-    fn proxy(&self) -> &ProxyIdentity {
-        self.proxy()
-    }
-
-    fn on_request(
-        &mut self,
-        request: &Self::Request,
-        snapshot: &Arc<Snapshot>,
-    ) -> Result<Outcome, StreamError> {
-        self.on_request(request, snapshot)
-    }
-
-    fn weight(&self, snapshot: &Snapshot) -> usize {
-        self.weight(snapshot)
-    }
-
-    fn due(&mut self, snapshot: &Arc<Snapshot>, limit: usize) -> xds::Due {
-        self.due(snapshot, limit)
-    }
+    forward!();
 
     fn settle(&mut self) {}
-
-    fn status(&self) -> Vec<KindStatus> {
-        self.status()
-    }
 
     fn is_reconnect(request: &Self::Request) -> bool {
         request.response_nonce.is_empty() && !request.version_info.is_empty()

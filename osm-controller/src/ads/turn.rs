@@ -5,7 +5,8 @@
 //! be answered late, and all would begin anew. Owns the order instead. Invariants: no more than a fixed number of streams
 //! has a turn, which bounds the memory of what is under way; they get theirs in the order in which they asked; a turn is
 //! over when the proxy has answered all it was sent, and soon in any case, so that proxies that do not answer hold nobody
-//! up for long; no more than a fixed number of new streams wait to be read ([`serve::Seats`]), each of which holds a buffer or two.
+//! up for long; no more than a fixed number of new streams wait to be read ([`serve::Seats`]), each of which holds a buffer or
+//! two.
 
 use std::{sync::Arc, time::Duration};
 
