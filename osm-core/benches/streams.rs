@@ -6,16 +6,18 @@ mod town;
 
 use std::sync::Arc;
 
-use bytes::BytesMut;
+use bytes::{Bytes, BytesMut};
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
 use osm_core::{
     envoy,
+    identity::ProxyIdentity,
     ir::{ClusterKey, ServiceKey, Settings, TargetPort, UpstreamCluster},
     mesh::Event,
-    resource::{Resource, ResourceType},
-    xds::{DeltaRequest, DeltaStream, Limits, StateStream},
+    resource::{Resource, ResourceType, Snapshot},
+    xds::{DeltaRequest, DeltaStream, HeldVersion, Limits, StateStream},
 };
 use osm_proto::envoy::service::discovery::v3::DiscoveryRequest;
+use prost::Message;
 use town::{Town, accept, synced};
 
 const TOWN: Town = Town {
@@ -57,7 +59,63 @@ fn streams(criterion: &mut Criterion) {
             );
         });
     }
+    let large = Town {
+        services: 1_000,
+        pods: 1,
+        permissive: true,
+    };
+    let everything = large.engine().snapshot().clone();
+    let proxy = large.proxy(55);
+    let requests = returning(&proxy, &everything);
+    group.bench_function("coming back with what it has, 1,000 upstreams", |bencher| {
+        bencher.iter(|| {
+            let mut stream = DeltaStream::new(proxy.clone(), Limits::default());
+            let mut sent = 0;
+            for request in &requests {
+                let request = DeltaRequest::decode(request.clone()).expect("it was encoded");
+                let read = stream.on_request(&request, &everything);
+                read.expect("a well-formed request");
+                sent += stream.next_responses(&everything).len();
+            }
+            assert_eq!(sent, 0, "it has everything");
+            stream
+        });
+    });
     group.finish();
+}
+
+/// What a proxy that has everything sends on a new stream.
+fn returning(proxy: &ProxyIdentity, snapshot: &Arc<Snapshot>) -> Vec<Bytes> {
+    let class = snapshot.proxy(proxy.uuid).expect("a known proxy").class;
+    let view = snapshot.view(class).expect("a class has a view");
+    let request = |kind: ResourceType| {
+        let names = || {
+            view.set(kind)
+                .iter()
+                .map(|(name, _)| Bytes::from(name.to_string()))
+        };
+        let held = view.set(kind).iter().map(|(name, slot)| HeldVersion {
+            name: name.to_string().into(),
+            version: snapshot
+                .resource(*slot)
+                .expect("all are there")
+                .version()
+                .to_string()
+                .into(),
+        });
+        let request = DeltaRequest {
+            type_url: kind.type_url().into(),
+            resource_names_subscribe: if kind.allows_wildcard() {
+                Vec::new()
+            } else {
+                names().collect()
+            },
+            initial_resource_versions: held.collect(),
+            ..Default::default()
+        };
+        request.encode_to_vec().into()
+    };
+    ResourceType::ALL.into_iter().map(request).collect()
 }
 
 fn encoding(criterion: &mut Criterion) {
@@ -103,7 +161,8 @@ fn encoding(criterion: &mut Criterion) {
         service: ServiceKey::new("town-0", "service-0"),
         target_port: TargetPort::Number(8080),
     };
-    let upstream = UpstreamCluster { key };
+    let servers = vec!["account-0.town-0.cluster.local".to_owned()];
+    let upstream = UpstreamCluster { key, servers };
     let settings = Settings::default();
     group.throughput(Throughput::Elements(1));
     group.bench_function("a cluster, built, encoded and hashed", |bencher| {

@@ -194,7 +194,11 @@ finds a host. Arguments: app label, whether hosts are required to differ.
 {{- end }}
 {{- end -}}
 
-{{/* Probes: alive as soon as the process's loops turn, ready when it is usable. */}}
+{{/*
+Probes: alive as soon as the process's loops turn, ready when it is usable. A replica that hangs is to be killed 18 s
+later, at the third probe: until then its sidecars stay with it, since its kernel answers them. It gets no time to leave
+in order, which it could not do.
+*/}}
 {{- define "osm.probes" -}}
 startupProbe:
   httpGet: {path: /health/alive, port: healthz}
@@ -208,9 +212,10 @@ readinessProbe:
   failureThreshold: 2
 livenessProbe:
   httpGet: {path: /health/alive, port: healthz}
-  periodSeconds: 10
-  timeoutSeconds: 5
+  periodSeconds: 5
+  timeoutSeconds: 3
   failureThreshold: 3
+  terminationGracePeriodSeconds: 1
 {{- end -}}
 
 {{/* The webhooks' namespaceSelector: namespaces of this mesh, never the control plane's own or Kubernetes'. */}}

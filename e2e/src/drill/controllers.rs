@@ -9,9 +9,13 @@ use nix::sys::signal::Signal;
 use super::node::{Frozen, Partition, PodProcess};
 use super::scene::{REPLICAS, SOON, Scene};
 
-/// Envoy notices a silent controller after 15 s (a ping each 10 s that must be answered in 5 s) and asks for another
-/// one within 4 s, its longest wait between two attempts; what is above that is for a busy machine.
+/// A sidecar's kernel gives a controller's host up that has been silent for 16 s, and Envoy asks for another controller
+/// within 4 s, its longest wait between two attempts; what is above that is for a busy machine.
 const SILENT: Duration = Duration::from_secs(25);
+/// A controller that hangs while its kernel answers is killed by its kubelet: three probes 5 s apart of which the last is given
+/// up after 3 s, then the 2 s that a kubelet gives at least, then Envoy's 4 s; what is above that is for a busy machine. The
+/// sidecars' own pings would take 65 s and more.
+const HUNG: Duration = Duration::from_secs(35);
 /// A connection that is refused or reset is noticed at once; the first attempts come within fractions of a second, and
 /// one in two may still be led to the dead one.
 const DEAD: Duration = Duration::from_secs(8);
@@ -36,15 +40,18 @@ pub(super) async fn killed_controllers(scene: &Scene) -> Result<()> {
     served_again(scene, waits, (DEAD / 4, DEAD))
 }
 
-/// SIGSTOP: its connections stay, nobody answers on them.
+/// SIGSTOP: its connections stay, its kernel answers on them, and nobody else does.
 pub(super) async fn frozen_controller(scene: &Scene) -> Result<()> {
     let (victim, proxies) = busiest(scene)?;
     let (at, frozen) = (Instant::now(), Frozen::pod_process(&victim)?);
     scene.fault();
     let waits = scene.attendance.served_again(&proxies, &victim, at, SOON).await?;
-    served_again(scene, waits, (SILENT, SILENT))?;
-    let left = Duration::from_secs(60).saturating_sub(at.elapsed());
-    tokio::time::sleep(left).await;
+    served_again(scene, waits, (HUNG, HUNG))?;
+    tokio::time::sleep(HUNG.saturating_sub(at.elapsed())).await;
+    let ended = !victim.is_alive();
+    let state = if ended { "ended" } else { "still there" };
+    scene.finding("the process that hung", state, "ended by its kubelet", ended);
+    // Runs on, if nobody ended it.
     drop(frozen);
     scene
         .mesh

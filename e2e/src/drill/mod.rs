@@ -60,7 +60,7 @@ macro_rules! drills {
 /// mesh if it does not itself.
 pub const DRILLS: &[Drill] = drills! {
     controllers::killed_controllers, Quick, 500, "SIGKILL of the busiest controller";
-    controllers::frozen_controller, Whole, 100, "SIGSTOP of a controller for a minute";
+    controllers::frozen_controller, Whole, 100, "SIGSTOP of a controller";
     controllers::partitioned_controller, Whole, 100, "a controller's packets are dropped";
     rollout::rolling_restart, Quick, 200, "rolling restart of a component";
     rollout::drained_node, Whole, 200, "the control plane is evicted from its node";

@@ -226,6 +226,7 @@ impl Frozen {
 
 impl Drop for Frozen {
     fn drop(&mut self) {
+        // Somebody may have ended it, and its number may be another's.
         if (self.is_same)() {
             // It may have ended in this moment.
             let _ = kill(self.pid, Signal::SIGCONT);

@@ -1,7 +1,8 @@
 //! Builds of the control plane with a fault put in, and the drills that must fail on them.
 //!
 //! A drill that cannot fail proves nothing. The faults are in the programs behind the cargo feature `sabotage`, which no
-//! release build has (`.ci/laws` proves it); an environment variable says which one is on.
+//! release build has (`.ci/laws` proves it); an environment variable says which one is on. A fault that no program can have
+//! is put into the Deployments instead ([`Sabotage::patch`]).
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -31,8 +32,8 @@ const PROGRAMS: [(&str, &str); 3] = [
 ];
 
 /// A fault that is built in: one of `osm_core::sabotage::Fault`, which this program cannot name, since what is compiled
-/// together shares its features and all of it would get the faults. One that is not known there makes its drills pass,
-/// which is an error.
+/// together shares its features and all of it would get the faults. One that is not known there, and no patch either, makes its
+/// drills pass, which is an error.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Sabotage {
     /// Each replica gives its own versions to the same configuration.
@@ -47,6 +48,8 @@ pub enum Sabotage {
     SlowReconnect,
     /// Sidecars do not ask whether the controller is there, on HTTP/2 nor on TCP.
     NoPings,
+    /// Kubelets do not ask whether a replica still turns.
+    NoLiveness,
     /// Requests are not tried again.
     NoRetries,
     /// Connections of sidecars are ended after five seconds.
@@ -91,6 +94,7 @@ impl Sabotage {
             Self::NoLimiter => "no-limiter",
             Self::SlowReconnect => "slow-reconnect",
             Self::NoPings => "no-pings",
+            Self::NoLiveness => "no-liveness",
             Self::NoRetries => "no-retries",
             Self::ShortConnections => "short-connections",
             Self::EndlessConnections => "endless-connections",
@@ -118,7 +122,8 @@ impl Sabotage {
             Self::NoDrain => &["rolling_restart"],
             Self::NoLimiter => &["reconnect_storm"],
             Self::SlowReconnect => &["killed_controllers", "drained_node", "scaled_down"],
-            Self::NoPings => &["frozen_controller", "partitioned_controller"],
+            Self::NoPings => &["partitioned_controller"],
+            Self::NoLiveness => &["frozen_controller"],
             Self::NoRetries => &["headless"],
             Self::ShortConnections => &["scaled_up"],
             Self::EndlessConnections => &["connections_of_bounded_age"],
@@ -135,6 +140,16 @@ impl Sabotage {
             Self::FatalLease => &["silent_api_server"],
             Self::SelectsAll => &["cold_start"],
             Self::Busy => &["autoscaled"],
+        }
+    }
+
+    /// The JSON patch that puts it into the Deployment of each component, if that is where it is.
+    pub fn patch(self) -> Option<&'static str> {
+        match self {
+            Self::NoLiveness => {
+                Some(r#"[{"op": "remove", "path": "/spec/template/spec/containers/0/livenessProbe"}]"#)
+            }
+            _ => None,
         }
     }
 

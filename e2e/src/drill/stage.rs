@@ -90,6 +90,10 @@ impl Stage {
                 let name = format!("deployment/{component}");
                 let set = ["set", "env", "-n", NAMESPACE, &name, &variable];
                 mesh.kubernetes.kubectl(&set, "").await?;
+                if let Some(patch) = fault.patch() {
+                    let change = ["patch", "-n", NAMESPACE, &name, "--type=json", "-p", patch];
+                    mesh.kubernetes.kubectl(&change, "").await?;
+                }
                 let wait = ["rollout", "status", "-n", NAMESPACE, &name, "--timeout=180s"];
                 mesh.kubernetes.kubectl(&wait, "").await?;
             }

@@ -269,6 +269,14 @@ fn pods_are_locked_down_probed_and_gentle() {
         assert_eq!(container["readinessProbe"]["httpGet"]["path"], "/health/ready");
         assert_eq!(container["livenessProbe"]["httpGet"]["path"], "/health/alive");
         assert_eq!(container["startupProbe"]["httpGet"]["path"], "/health/alive");
+        let alive = &container["livenessProbe"];
+        let seconds = |name: &str| alive[name].as_u64().expect("a number");
+        assert_eq!(
+            seconds("periodSeconds") * seconds("failureThreshold") + seconds("timeoutSeconds"),
+            18,
+            "what hangs is killed in time"
+        );
+        assert_eq!(seconds("terminationGracePeriodSeconds"), 1);
         assert!(
             container["resources"]["requests"]["cpu"].is_string(),
             "no CPU request: the autoscaler needs one"

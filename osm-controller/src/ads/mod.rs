@@ -16,7 +16,7 @@ mod turn;
 
 use std::{sync::Arc, time::Duration};
 
-use osm_core::{identity::TrustDomain, xds};
+use osm_core::{envoy::bootstrap::PING, identity::TrustDomain, xds};
 use osm_runtime::serve::Seats;
 use rand::Rng as _;
 use tokio::time::Instant;
@@ -79,8 +79,9 @@ impl Default for Settings {
             send: Duration::from_secs(30),
             answer: Duration::from_secs(180),
             turns: (200, Duration::from_secs(10)),
-            // A second less than after which a proxy takes a server for gone that answers no ping.
-            seats: Seats::new(300, Duration::from_secs(14)),
+            // A proxy that waits is not answered on HTTP/2: the wait must be over before its first ping is. That what it sends is
+            // taken in meanwhile, so that its kernel waits as well, is seen to by `Limits::receive` of its server.
+            seats: Seats::new(300, PING / 2),
             request_bytes: 16 << 20,
             requests: (2_000, 500),
             settle: Duration::from_secs(5),

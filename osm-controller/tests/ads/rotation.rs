@@ -88,7 +88,6 @@ impl Replica {
         let inbound = ValidationContext {
             name: names::ROOT_CERTIFICATE_INBOUND.into(),
             roots: roots.pem().clone(),
-            subjects: Subjects::NamedByChain,
         };
         let inbound = envoy::validation_context(&inbound);
         let leaf = self

@@ -125,7 +125,11 @@ fn cluster_key() -> ClusterKey {
 }
 
 pub(crate) fn cluster(settings: &Settings) -> Arc<Resource> {
-    let cluster = envoy::upstream_cluster(&UpstreamCluster { key: cluster_key() }, settings);
+    let upstream = UpstreamCluster {
+        key: cluster_key(),
+        servers: vec!["bookstore.shop.cluster.local".into()],
+    };
+    let cluster = envoy::upstream_cluster(&upstream, settings);
     Resource::new(ResourceType::Cluster, cluster.name.clone(), &cluster)
 }
 
@@ -192,9 +196,8 @@ pub(crate) fn routes(domains: &[&str]) -> Arc<Resource> {
 
 pub(crate) fn validation(roots: &str) -> Arc<Resource> {
     let context = ValidationContext {
-        name: names::root_certificate_outbound(&store().to_string()),
+        name: names::ROOT_CERTIFICATE_OUTBOUND.into(),
         roots: roots.into(),
-        subjects: Subjects::Only(vec!["bookstore.shop.cluster.local".into()]),
     };
     let secret = envoy::validation_context(&context);
     Resource::new(ResourceType::Secret, secret.name.clone(), &secret)

@@ -59,14 +59,13 @@ pub fn ads_server(trust_domain: &TrustDomain) -> String {
 /// The same for every identity, unlike in the original: an upstream cluster then does not depend on who uses it, and
 /// its bytes are shared by the whole mesh. The stream decides whose certificate is served.
 pub const SERVICE_CERTIFICATE: &str = "service-cert";
-/// SDS name of the roots that inbound client certificates must chain to.
+/// SDS name of the roots that the certificates of inbound clients must chain to.
 pub const ROOT_CERTIFICATE_INBOUND: &str = "root-cert-for-mtls-inbound";
-
-/// SDS name of the roots and subject names that an upstream service's certificate is checked against.
-/// `service` is displayed as `<namespace>/<name>`.
-pub fn root_certificate_outbound(service: &str) -> String {
-    format!("root-cert-for-mtls-outbound:{service}")
-}
+/// SDS name of the roots that the certificates of upstream services must chain to.
+///
+/// One for all services, unlike in the original, where it ends in `:<namespace>/<service>`: the names that a service's
+/// certificate must have are in its cluster. A new root is then sent once to each proxy, not once for each service.
+pub const ROOT_CERTIFICATE_OUTBOUND: &str = "root-cert-for-mtls-outbound";
 
 /// The listener of outbound traffic.
 pub const OUTBOUND_LISTENER: &str = "outbound-listener";

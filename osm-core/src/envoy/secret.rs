@@ -8,21 +8,16 @@ use osm_proto::envoy::{
     },
 };
 
-use super::subject;
 use crate::{
     api::names::SERVICE_CERTIFICATE,
-    ir::{ServiceCertificate, Subjects, ValidationContext},
+    ir::{ServiceCertificate, ValidationContext},
 };
 
-/// The SDS resource of a validation context.
+/// The SDS resource of a validation context. It names nobody: it must not be used but together with the names that a
+/// cluster or a filter chain demands ([`super::tls`]).
 pub fn validation_context(context: &ValidationContext) -> Secret {
-    let subjects = match &context.subjects {
-        Subjects::NamedByChain => vec![],
-        Subjects::Only(names) => subject::only(names),
-    };
     let validation = CertificateValidationContext {
         trusted_ca: Some(inline(&context.roots)),
-        match_typed_subject_alt_names: subjects,
         ..Default::default()
     };
     Secret {

@@ -1,6 +1,7 @@
 //! Mutual TLS between sidecars.
 //!
-//! Invariant: every connection of the mesh is authenticated both ways, with certificates and roots from SDS over ADS.
+//! Invariants: every connection of the mesh is authenticated both ways, with certificates and roots from SDS over ADS;
+//! whoever uses the roots also says which names it accepts, at least one.
 
 use osm_proto::envoy::{
     config::core::v3::{TransportSocket, transport_socket::ConfigType},
@@ -12,10 +13,13 @@ use osm_proto::envoy::{
 };
 use prost::{Message, Name};
 
-use super::parts::{ads, any};
+use super::{
+    parts::{ads, any},
+    subject,
+};
 use crate::{
-    api::names::{ALPN, ROOT_CERTIFICATE_INBOUND, SERVICE_CERTIFICATE, root_certificate_outbound},
-    ir::{self, ServiceKey},
+    api::names::{ALPN, ROOT_CERTIFICATE_INBOUND, ROOT_CERTIFICATE_OUTBOUND, SERVICE_CERTIFICATE},
+    ir::{self, UpstreamCluster},
 };
 
 /// The protocols a client sidecar offers; the inbound listener's filter chains match on it.
@@ -23,16 +27,20 @@ pub(super) fn alpn() -> Vec<String> {
     vec![ALPN.to_owned()]
 }
 
-/// The client side of connections to `service`. Its secret has the roots and the names of the service.
-pub(super) fn upstream(name: &str, service: &ServiceKey, parameters: &ir::TlsParameters) -> TransportSocket {
-    let secret = sds(root_certificate_outbound(&service.to_string()));
-    let validation = ValidationContextType::ValidationContextSdsSecretConfig(secret);
+/// The client side of connections to a service: to the servers it names, whose certificates chain to the roots in the
+/// secret that all clusters share.
+pub(super) fn upstream(
+    name: &str,
+    upstream: &UpstreamCluster,
+    parameters: &ir::TlsParameters,
+) -> TransportSocket {
+    let validation = named(subject::only(&upstream.servers), ROOT_CERTIFICATE_OUTBOUND);
     let context = UpstreamTlsContext {
         common_tls_context: Some(CommonTlsContext {
             alpn_protocols: alpn(),
             ..common(validation, parameters)
         }),
-        sni: service.fqdn(),
+        sni: upstream.key.service.fqdn(),
         ..Default::default()
     };
     socket(name, &context)
@@ -48,22 +56,26 @@ pub(super) fn downstream(
     clients: Vec<SubjectAltNameMatcher>,
     parameters: &ir::TlsParameters,
 ) -> TransportSocket {
-    let names = CertificateValidationContext {
-        match_typed_subject_alt_names: clients,
-        ..Default::default()
-    };
-    let validation = CombinedCertificateValidationContext {
-        default_validation_context: Some(names),
-        validation_context_sds_secret_config: Some(sds(ROOT_CERTIFICATE_INBOUND.to_owned())),
-        ..Default::default()
-    };
-    let validation = ValidationContextType::CombinedValidationContext(validation);
+    let validation = named(clients, ROOT_CERTIFICATE_INBOUND);
     let context = DownstreamTlsContext {
         common_tls_context: Some(common(validation, parameters)),
         require_client_certificate: Some(true),
         ..Default::default()
     };
     socket(name, &context)
+}
+
+/// Certificates with one of these names that chain to the roots in this secret.
+fn named(names: Vec<SubjectAltNameMatcher>, roots: &str) -> ValidationContextType {
+    let names = CertificateValidationContext {
+        match_typed_subject_alt_names: names,
+        ..Default::default()
+    };
+    ValidationContextType::CombinedValidationContext(CombinedCertificateValidationContext {
+        default_validation_context: Some(names),
+        validation_context_sds_secret_config: Some(sds(roots.to_owned())),
+        ..Default::default()
+    })
 }
 
 fn common(validation: ValidationContextType, parameters: &ir::TlsParameters) -> CommonTlsContext {

@@ -69,6 +69,8 @@ pub struct Settings {
 pub struct UpstreamCluster {
     /// Its key; names the cluster.
     pub key: ClusterKey,
+    /// The DNS names of which a server's certificate must have one, ordered; nobody's is accepted when empty.
+    pub servers: Vec<String>,
 }
 
 /// The addresses behind an [`UpstreamCluster`]: EDS.
@@ -244,28 +246,17 @@ pub struct HttpMatch {
     pub headers: BTreeMap<Arc<str>, Arc<str>>,
 }
 
-/// The roots and names a peer's certificate is checked against: SDS.
+/// The roots that a peer's certificate must chain to: SDS.
+///
+/// The names it must have, besides, are in the filter chain or the cluster that uses this. Workload certificates carry
+/// DNS names in the trust domain, xDS client certificates carry none: this is what keeps a proxy's xDS certificate from
+/// passing for a workload's.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ValidationContext {
     /// Name of the secret.
     pub name: String,
     /// The trusted roots, PEM.
     pub roots: Arc<str>,
-    /// The DNS names of which the peer must have one, ordered.
-    pub subjects: Subjects,
-}
-
-/// Whose certificates a [`ValidationContext`] accepts.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Subjects {
-    /// Those that the filter chain in use names itself. For inbound connections only: each chain of the inbound
-    /// listener demands a DNS name in the listener's trust domain, or one of the principals that may connect.
-    ///
-    /// Workload certificates carry such a name, xDS client certificates carry none: this is what keeps a proxy's xDS
-    /// certificate from passing for a workload's.
-    NamedByChain,
-    /// Only these names'. Nobody's when empty.
-    Only(Vec<String>),
 }
 
 /// A proxy's own certificate: SDS. Differs between replicas, unlike all else.

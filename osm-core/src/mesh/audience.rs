@@ -321,13 +321,13 @@ fn give<'a>(
             .nodes
             .get(&(key.namespace.clone(), key.name.clone()))
             .filter(|_| client.is_some())?;
-        let accounts = node.accounts_of(key);
-        let permitted: BTreeSet<_> = accounts
+        let permitted: BTreeSet<_> = node
+            .accounts
             .iter()
             .filter(|account| may_call(&key.namespace, account))
             .cloned()
             .collect();
-        (permitted != accounts).then(|| Arc::new(permitted))
+        (permitted != node.accounts).then(|| Arc::new(permitted))
     };
     let mut keys = BTreeSet::new();
     let mut chains = Vec::new();
@@ -346,9 +346,8 @@ fn give<'a>(
             }
             for cluster in outbound.clusters(door).into_keys() {
                 let allowed = allowed(&cluster.service);
-                keys.insert(SlotKey::Roots(cluster.service.clone(), allowed.clone()));
-                keys.insert(SlotKey::Endpoints(cluster.clone(), allowed));
-                keys.insert(SlotKey::Cluster(cluster));
+                keys.insert(SlotKey::Endpoints(cluster.clone(), allowed.clone()));
+                keys.insert(SlotKey::Cluster(cluster, allowed));
             }
         }
     }

@@ -13,7 +13,7 @@ use crate::{
     identity::{ServiceIdentity, TrustDomain},
     ir::{
         InboundListener, InboundRoutes, LocalCluster, OutboundListener, ServiceCertificate, ServiceKey,
-        Settings, Subjects, UpstreamCluster, ValidationContext,
+        Settings, UpstreamCluster, ValidationContext,
     },
     policy::outbound,
     resource::{Resource, ResourceType},
@@ -43,8 +43,11 @@ pub(super) fn resource(key: &SlotKey, materials: &Materials<'_>) -> Option<Arc<R
             Resource::new(Cluster, name, &envoy::external_authorization_cluster(server))
         }
         SlotKey::Prometheus(ipv6) => Resource::new(Listener, name, &envoy::prometheus_listener(*ipv6)),
-        SlotKey::Cluster(key) => {
-            let cluster = UpstreamCluster { key: key.clone() };
+        SlotKey::Cluster(key, allowed) => {
+            let cluster = UpstreamCluster {
+                key: key.clone(),
+                servers: servers(&key.service, allowed, materials),
+            };
             Resource::new(Cluster, name, &envoy::upstream_cluster(&cluster, settings))
         }
         SlotKey::Local(key, port) => {
@@ -73,20 +76,10 @@ pub(super) fn resource(key: &SlotKey, materials: &Materials<'_>) -> Option<Arc<R
                 &envoy::outbound_routes(&outbound.routes(key, *port, *local)),
             )
         }
-        SlotKey::Roots(key, allowed) => {
-            let subjects = Subjects::Only(subjects(key, allowed, materials));
+        SlotKey::OutboundRoots | SlotKey::InboundRoots => {
             let context = ValidationContext {
                 name: name.to_string(),
                 roots: materials.roots?.clone(),
-                subjects,
-            };
-            Resource::new(Secret, name, &envoy::validation_context(&context))
-        }
-        SlotKey::InboundRoots => {
-            let context = ValidationContext {
-                name: names::ROOT_CERTIFICATE_INBOUND.to_owned(),
-                roots: materials.roots?.clone(),
-                subjects: Subjects::NamedByChain,
             };
             Resource::new(Secret, name, &envoy::validation_context(&context))
         }
@@ -101,22 +94,25 @@ pub(super) fn resource(key: &SlotKey, materials: &Materials<'_>) -> Option<Arc<R
     })
 }
 
-/// The names that a server behind the service may have; nobody's when no pod is behind it.
-fn subjects(key: &ServiceKey, allowed: &Allowed, materials: &Materials<'_>) -> Vec<String> {
+/// The names that a server behind the service may have; none when no pod is behind it.
+///
+/// Also for one pod of a headless service those of all its pods: a pod that is not ready for a moment is none that can be
+/// found by its host name, and its cluster would be replaced each time.
+fn servers(key: &ServiceKey, allowed: &Allowed, materials: &Materials<'_>) -> Vec<String> {
     let node = materials
         .services
         .nodes
         .get(&(key.namespace.clone(), key.name.clone()));
-    let accounts = node.map(|node| node.accounts_of(key)).unwrap_or_default();
-    let accounts = accounts
-        .iter()
+    let accounts = node
+        .into_iter()
+        .flat_map(|node| &node.accounts)
         .filter(|account| allowed.as_ref().is_none_or(|allowed| allowed.contains(*account)));
     let identity = |account: &Arc<str>| ServiceIdentity::new(key.namespace.clone(), account.clone());
-    let mut subjects: Vec<_> = accounts
+    let mut servers: Vec<_> = accounts
         .map(|account| identity(account).principal(materials.trust_domain))
         .collect();
-    subjects.sort();
-    subjects
+    servers.sort();
+    servers
 }
 
 pub(super) fn outbound_listener(listener: &OutboundListener, settings: &Settings) -> Arc<Resource> {

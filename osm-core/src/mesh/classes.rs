@@ -260,6 +260,7 @@ impl Classes {
         let mut keys = BTreeSet::from([
             SlotKey::Certificate(identity.clone()),
             SlotKey::InboundRoots,
+            SlotKey::OutboundRoots,
             listener.clone(),
         ]);
         if class.key.scraped {

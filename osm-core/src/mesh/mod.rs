@@ -213,7 +213,8 @@ impl Engine {
                 if self.roots.as_ref() != Some(&roots) {
                     self.roots = Some(roots);
                     let held = self.publication.slots.keys();
-                    let roots = held.filter(|key| matches!(key, SlotKey::Roots(..) | SlotKey::InboundRoots));
+                    let roots =
+                        held.filter(|key| matches!(key, SlotKey::OutboundRoots | SlotKey::InboundRoots));
                     dirty.slots.extend(roots.cloned());
                 }
             }

@@ -39,17 +39,6 @@ pub(super) struct Node {
     doors: Vec<Door>,
 }
 
-impl Node {
-    /// The service accounts behind the service, or behind the pods of one hostname.
-    pub(super) fn accounts_of(&self, key: &ServiceKey) -> BTreeSet<Arc<str>> {
-        if key.hostname.is_none() {
-            return self.accounts.clone();
-        }
-        let pods = self.ready.values().filter(|pod| pod.hostname == key.hostname);
-        pods.map(|pod| pod.account.clone()).collect()
-    }
-}
-
 /// Who would have a door: the oldest service first, then by name and port.
 type Claimant = (i64, Name, u16);
 
@@ -164,7 +153,6 @@ impl Services {
             let (none, empty) = (BTreeSet::new(), BTreeMap::new());
             let before = old.as_ref().map_or(&none, |node| &node.accounts);
             let after = new.as_ref().map_or(&none, |node| &node.accounts);
-            let ready = |node: &Option<Node>| node.as_ref().is_some_and(|node| node.service.headless);
             let ready_changed = old.as_ref().map_or(&empty, |node| &node.ready)
                 != new.as_ref().map_or(&empty, |node| &node.ready);
             if before != after {
@@ -176,9 +164,7 @@ impl Services {
                     link(&mut self.by_account, identity(account), name.1.clone());
                 }
                 dirty.reached.insert(name.clone());
-            }
-            if before != after || (ready_changed && (ready(&old) || ready(&new))) {
-                dirty.slots.extend(roots(slots, &name));
+                dirty.slots.extend(clusters(slots, &name));
             }
             if ready_changed {
                 dirty.slots.extend(endpoints(slots, &name));
@@ -479,15 +465,10 @@ fn endpoints(slots: &Slots, name: &Name) -> Vec<SlotKey> {
     slots.range(&first, belongs).cloned().collect()
 }
 
-fn roots(slots: &Slots, name: &Name) -> Vec<SlotKey> {
-    let first = SlotKey::Roots(ServiceKey::new(name.0.clone(), name.1.clone()), None);
-    slots
-        .range(
-            &first,
-            |key| matches!(key, SlotKey::Roots(key, _) if is_of(key, name)),
-        )
-        .cloned()
-        .collect()
+fn clusters(slots: &Slots, name: &Name) -> Vec<SlotKey> {
+    let first = SlotKey::Cluster(first_cluster(name), None);
+    let belongs = |key: &SlotKey| matches!(key, SlotKey::Cluster(key, _) if is_of(&key.service, name));
+    slots.range(&first, belongs).cloned().collect()
 }
 
 fn routes(slots: &Slots, name: &Name) -> Vec<SlotKey> {

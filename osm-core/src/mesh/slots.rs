@@ -29,14 +29,13 @@ pub(super) enum SlotKey {
     ExternalAuthorization,
     /// The listener for Prometheus, of pods with an IPv6 address (`true`) or without.
     Prometheus(bool),
-    Cluster(ClusterKey),
+    Cluster(ClusterKey, Allowed),
     Endpoints(ClusterKey, Allowed),
     /// The application's own cluster, at this port.
     Local(ClusterKey, u16),
     /// The routes to a service port, for clients of its namespace (`true`) or others.
     Routes(ServiceKey, u16, bool),
-    /// The validation context of an upstream service.
-    Roots(ServiceKey, Allowed),
+    OutboundRoots,
     InboundRoots,
     Certificate(ServiceIdentity),
     /// The outbound listener of a client, or of everyone in permissive mode, in pods with an IPv6 address (`true`) or
@@ -54,14 +53,14 @@ impl SlotKey {
             | Self::Metrics
             | Self::Tracing
             | Self::ExternalAuthorization
-            | Self::Cluster(_)
+            | Self::Cluster(..)
             | Self::Local(..) => ResourceType::Cluster,
             Self::Endpoints(..) => ResourceType::Endpoint,
             Self::Prometheus(_) | Self::OutboundListener(..) | Self::InboundListener(_) => {
                 ResourceType::Listener
             }
             Self::Routes(..) | Self::InboundRoutes(..) => ResourceType::Route,
-            Self::Roots(..) | Self::InboundRoots | Self::Certificate(_) => ResourceType::Secret,
+            Self::OutboundRoots | Self::InboundRoots | Self::Certificate(_) => ResourceType::Secret,
         }
     }
 
@@ -73,10 +72,10 @@ impl SlotKey {
             Self::Tracing => names::TRACING_CLUSTER.into(),
             Self::ExternalAuthorization => names::EXTERNAL_AUTHORIZATION_CLUSTER.into(),
             Self::Prometheus(_) => names::PROMETHEUS_LISTENER.into(),
-            Self::Cluster(key) | Self::Endpoints(key, _) => key.to_string().into(),
+            Self::Cluster(key, _) | Self::Endpoints(key, _) => key.to_string().into(),
             Self::Local(key, _) => key.local().into(),
             Self::Routes(key, port, _) => outbound::routes_name(key, *port).into(),
-            Self::Roots(key, _) => names::root_certificate_outbound(&key.to_string()).into(),
+            Self::OutboundRoots => names::ROOT_CERTIFICATE_OUTBOUND.into(),
             Self::InboundRoots => names::ROOT_CERTIFICATE_INBOUND.into(),
             Self::Certificate(_) => names::SERVICE_CERTIFICATE.into(),
             Self::OutboundListener(..) => names::OUTBOUND_LISTENER.into(),

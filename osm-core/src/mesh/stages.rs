@@ -93,7 +93,7 @@ impl Engine {
             let depends = |key: &&SlotKey| {
                 matches!(
                     key,
-                    SlotKey::Cluster(_) | SlotKey::Tracing | SlotKey::ExternalAuthorization
+                    SlotKey::Cluster(..) | SlotKey::Tracing | SlotKey::ExternalAuthorization
                 )
             };
             dirty

@@ -45,7 +45,11 @@ impl Consistency {
         assert!(missing.is_empty(), "named and not there: {missing:?}");
         // Clusters and listeners are subscribed to as a whole; an idle proxy may name neither certificate nor roots.
         let kinds = [ResourceType::Endpoint, ResourceType::Route, ResourceType::Secret];
-        let own = ["service-cert", "root-cert-for-mtls-inbound"];
+        let own = [
+            "service-cert",
+            "root-cert-for-mtls-inbound",
+            "root-cert-for-mtls-outbound",
+        ];
         let idle = present
             .difference(&named)
             .filter(|(kind, name)| kinds.contains(kind) && !own.contains(&&**name));

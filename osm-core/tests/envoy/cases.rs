@@ -1,7 +1,7 @@
 //! Sidecars of every kind, as IR values.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     net::{IpAddr, Ipv4Addr},
 };
 
@@ -19,8 +19,8 @@ pub(crate) struct Sidecar {
     pub(crate) inbound: Option<InboundListener>,
     pub(crate) outbound_routes: Vec<OutboundRoutes>,
     pub(crate) inbound_routes: Vec<InboundRoutes>,
-    /// Names and subjects of its validation contexts; the roots are the test's.
-    pub(crate) contexts: Vec<(String, Subjects)>,
+    /// Names of its validation contexts; the roots are the test's.
+    pub(crate) contexts: BTreeSet<&'static str>,
     pub(crate) scraped: bool,
     /// Whether its pod has an IPv6 address.
     pub(crate) ipv6: bool,
@@ -90,7 +90,7 @@ impl Sidecar {
         }
     }
 
-    /// Adds the cluster of a service port, its endpoints and the context its certificates are checked with.
+    /// Adds the cluster of a service port, its endpoints and the roots its certificates are checked with.
     fn upstream(mut self, service: &ServiceKey, port: u16, endpoints: &[u8]) -> Self {
         let key = key(service, port);
         let endpoints = endpoints
@@ -100,13 +100,12 @@ impl Sidecar {
                 port,
             })
             .collect();
-        self.upstreams.push(UpstreamCluster { key: key.clone() });
+        self.upstreams.push(UpstreamCluster {
+            key: key.clone(),
+            servers: vec![principal(&service.name)],
+        });
         self.endpoints.push(ClusterEndpoints { key, endpoints });
-        let context = names::root_certificate_outbound(&service.to_string());
-        if !self.contexts.iter().any(|(name, _)| *name == context) {
-            self.contexts
-                .push((context, Subjects::Only(vec![principal(&service.name)])));
-        }
+        self.contexts.insert(names::ROOT_CERTIFICATE_OUTBOUND);
         self
     }
 
@@ -174,10 +173,7 @@ impl Sidecar {
             judges_paths: false,
             access,
         });
-        let context = names::ROOT_CERTIFICATE_INBOUND.to_owned();
-        if !self.contexts.iter().any(|(name, _)| *name == context) {
-            self.contexts.push((context, Subjects::NamedByChain));
-        }
+        self.contexts.insert(names::ROOT_CERTIFICATE_INBOUND);
         self
     }
 

@@ -11,7 +11,7 @@ use std::{
     time::Duration,
 };
 
-use osm_core::ir::{ServiceCertificate, Subjects};
+use osm_core::ir::ServiceCertificate;
 use rcgen::{
     BasicConstraints, CertificateParams, CertifiedIssuer, DnType, ExtendedKeyUsagePurpose, IsCa, KeyPair,
     SanType,
@@ -132,6 +132,17 @@ impl Pair {
         self.client.wait_until("update", |envoy| updates(envoy) > before);
     }
 
+    /// Replaces the clusters of the client's sidecar while it runs, and gives Envoy the time to let the old ones go.
+    pub(crate) fn replace_clusters(&mut self, client: &Sidecar, credentials: &Credentials) {
+        let replaced = |envoy: &Envoy| envoy.statistic("cluster_manager.cluster_modified");
+        let before = replaced(&self.client);
+        self.client_files.update(&Resources::of(client, credentials));
+        self.client.wait_until("clusters", |envoy| {
+            replaced(envoy) > before && envoy.statistic("cluster_manager.warming_clusters") == 0
+        });
+        thread::sleep(Duration::from_secs(3));
+    }
+
     /// An application at this port of every server's loopback.
     pub(crate) fn application(&self, port: u16, serve: fn(TcpStream)) -> Application {
         let accepted = Arc::new(AtomicUsize::new(0));
@@ -223,10 +234,10 @@ pub(crate) fn everything(stream: &mut TcpStream) -> String {
     String::from_utf8_lossy(&bytes).into_owned()
 }
 
-/// The server's validation context and the client's for `bookstore`, whose pods run as `account`.
+/// A client that takes the pods of every service to run as `account`.
 pub(crate) fn trusting(mut client: Sidecar, account: &str) -> Sidecar {
-    for (_, subjects) in &mut client.contexts {
-        *subjects = Subjects::Only(vec![principal(account)]);
+    for upstream in &mut client.upstreams {
+        upstream.servers = vec![principal(account)];
     }
     client
 }

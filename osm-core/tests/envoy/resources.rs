@@ -81,10 +81,9 @@ impl Resources {
         let mut secrets: Vec<_> = sidecar
             .contexts
             .iter()
-            .map(|(name, subjects)| ValidationContext {
-                name: name.clone(),
+            .map(|name| ValidationContext {
+                name: (*name).to_owned(),
                 roots: credentials.roots.clone(),
-                subjects: subjects.clone(),
             })
             .map(|context| to_json(&envoy::validation_context(&context)))
             .collect();

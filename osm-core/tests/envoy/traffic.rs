@@ -327,7 +327,17 @@ fn tcp_passes_at_once_whoever_speaks_first() {
     // Connections to what is not in the mesh are closed: there is no passthrough here.
     assert_eq!(everything(&mut pair.connect(9999)), "");
 
-    // Another chain comes, and the connection of the first stays; its own goes, and it ends with it.
+    // The service gets pods with another account, so that its cluster is replaced, and the connection stays. Then another
+    // chain comes, and it stays, too; its own goes, and it ends with it.
+    let credentials = authority.workload("anyone");
+    client.upstreams[0]
+        .servers
+        .push(cases::principal("bookstore-next"));
+    pair.replace_clusters(&client, &credentials);
+    stream.write_all(b"still").unwrap();
+    let mut answer = [0; 5];
+    stream.read_exact(&mut answer).unwrap();
+    assert_eq!(&answer, b"still");
     let mut more = client.clone();
     let chains = &mut more.outbound.as_mut().unwrap().chains;
     let cluster = client.upstreams[0].key.to_string();
@@ -338,7 +348,6 @@ fn tcp_passes_at_once_whoever_speaks_first() {
         forward: Forward::Clusters(vec![WeightedCluster { cluster, weight: 1 }]),
         ..chains[0].clone()
     });
-    let credentials = authority.workload("anyone");
     pair.update_client(&more, &credentials);
     std::thread::sleep(Duration::from_secs(3));
     stream.write_all(b"still").unwrap();

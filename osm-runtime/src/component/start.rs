@@ -13,14 +13,14 @@ use axum::Router;
 use osm_core::api::ports;
 use parking_lot::Mutex;
 use prometheus_client::metrics::{family::Family, gauge::Gauge};
-use tokio::net::TcpListener;
+use tokio::{net::TcpListener, time::sleep};
 
 use super::{Component, Flags};
 use crate::{
     admin::{Admin, Version},
     client::{self, ClientError},
     event::Events,
-    health::{Condition, Health},
+    health::{Condition, Health, Heartbeat},
     metrics::Metrics,
     serve::ServeMetrics,
     shutdown::Shutdown,
@@ -40,6 +40,10 @@ pub const VERSION: Version = Version {
         None => "unknown",
     },
 };
+
+/// How long streams and reviews may stand still, all of them, until the process counts as dead. What thousands of sidecars
+/// that come at once make a task wait is seconds.
+const STANDSTILL: Duration = Duration::from_secs(30);
 
 /// Why a component cannot start.
 #[derive(Debug, thiserror::Error)]
@@ -80,13 +84,15 @@ pub struct Start {
 }
 
 impl Start {
-    /// Answers probes from now on, as not ready. `name` is the component's, `pod` the one it runs in; `pages` are served
+    /// Answers probes from now on, as not ready, and no longer as alive when the runtime this is called on does not turn for
+    /// 30 s. `name` is the component's, `pod` the one it runs in; `pages` are served
     /// beside probes, metrics, version and status.
     ///
     /// # Errors
     /// [`StartError::Listen`].
     pub fn new(name: &'static str, pod: &str, flags: &Flags, pages: Router) -> Result<Self, StartError> {
         let (health, metrics, shutdown) = (Health::new(), Metrics::new(), Shutdown::new());
+        tokio::spawn(turn(health.heartbeat("runtime", STANDSTILL), STANDSTILL / 30));
         // Registered before the first probe can find the process ready.
         let listeners = health.condition("listeners");
         listeners.set_not_ready("there is no root certificate yet");
@@ -181,4 +187,30 @@ fn register_version(metrics: &Metrics) {
     let info = Family::<Vec<(String, String)>, Gauge>::default();
     info.get_or_create(&labels.to_vec()).set(1);
     metrics.register(|registry| registry.register("osm_version_info", "The build", info));
+}
+
+/// Probes are answered by a thread of their own: this tells them, at each `interval`, that the others still run.
+async fn turn(heartbeat: Heartbeat, interval: Duration) {
+    loop {
+        heartbeat.beat();
+        sleep(interval).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_runtime_that_stands_still_is_noticed_until_it_turns_again() {
+        let (health, silence) = (Health::new(), Duration::from_millis(200));
+        tokio::spawn(turn(health.heartbeat("runtime", silence), silence / 20));
+        sleep(silence * 2).await;
+        assert_eq!(health.stuck(), []);
+        // The runtime has one thread, which is this one.
+        std::thread::sleep(silence * 2);
+        assert_eq!(health.stuck().len(), 1);
+        sleep(silence).await;
+        assert_eq!(health.stuck(), []);
+    }
 }

@@ -20,6 +20,10 @@ pub struct Limits {
     /// HTTP/2: most bytes of a request's body that are taken in before the handler reads them. The rest stays with the
     /// peer, and takes a round trip for each so many bytes.
     pub unread: u32,
+    /// Bytes that the kernel takes in of a connection before they are read here; it says how many when `None`. What a client
+    /// sends before it has heard of [`Self::unread`], 64 KiB and their framing, must fit where clients wait for a seat: the
+    /// kernel of one that has more to send to a server that takes in nothing may give the connection up.
+    pub receive: Option<usize>,
     /// HTTP/2: how often a quiet peer is pinged; it must answer within as long. `None` where peers ping by themselves.
     pub ping: Option<Duration>,
     /// About how long a peer's host may be silent before the connection counts as dead. The kernel asks (TCP keepalive)
@@ -51,6 +55,7 @@ impl Limits {
             streams: 4,
             head_bytes: 64 * 1024,
             unread: 1024 * 1024,
+            receive: None,
             ping: Some(Duration::from_secs(30)),
             dead: Duration::from_secs(40),
             max_age: Some(Duration::from_secs(60)),
@@ -62,13 +67,16 @@ impl Limits {
     }
 
     /// For ADS: thousands of connections, each with one or two streams that live as long as it does, of peers that ping
-    /// every few seconds. When all of them come back at once with large requests, most wait for their turn to be read.
+    /// once a minute. When all of them come back at once with large requests, most wait for their turn to be read.
     pub fn ads() -> Self {
         Self {
             connections: 20_000,
             streams: 16,
             head_bytes: 16 * 1024,
             unread: 16 * 1024,
+            // Linux makes it twice as much, since what a packet takes beside its bytes counts, too. Sidecars' kernels are told
+            // to give up after 15 s without progress, which is less than they may wait for a seat.
+            receive: Some(128 * 1024),
             ping: None,
             max_age: None,
             within: true,

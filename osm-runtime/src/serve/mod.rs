@@ -28,6 +28,7 @@ use prometheus_client::{
 };
 use rustls::ServerConfig;
 use rustls_pki_types::CertificateDer;
+use socket2::SockRef;
 use tokio::{net::TcpListener, sync::Semaphore, time::sleep};
 use tokio_rustls::TlsAcceptor;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -204,6 +205,12 @@ where
     S: Handler<B>,
     B: Body<Data: Send, Error: Into<BoxError>> + Send + 'static,
 {
+    if let Some(bytes) = settings.limits.receive
+        // Connections inherit it: on one that is made it comes too late for the window it begins with.
+        && let Err(error) = SockRef::from(&listener).set_recv_buffer_size(bytes)
+    {
+        tracing::warn!(server = settings.name, %error, "the kernel takes in as much as it likes");
+    }
     let permits = Arc::new(Semaphore::new(settings.limits.connections));
     let connections = TaskTracker::new();
     loop {

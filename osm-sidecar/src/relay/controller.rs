@@ -1,4 +1,5 @@
-//! The way to the controller, as Envoy's bootstrap would have it: TLS 1.3, the server's name pinned, HTTP/2 with pings.
+//! The way to the controller, as Envoy's bootstrap would have it: TLS 1.3, the server's name pinned, HTTP/2 with pings, and
+//! a kernel that notices a controller's host that is gone.
 //!
 //! Certificate, key and roots are read at every connection, so that renewed ones are used without a restart.
 
@@ -16,10 +17,13 @@ use anyhow::{Context, Result, anyhow};
 use bytes::Bytes;
 use hyper::{body::Incoming, client::conn::http2};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use osm_core::envoy::bootstrap::{CERTIFICATE, KEY, ROOT};
+use osm_core::envoy::bootstrap::{
+    CERTIFICATE, KEEPALIVE_INTERVAL, KEEPALIVE_PROBES, KEEPALIVE_TIME, KEY, PING, PONG, ROOT, USER_TIMEOUT,
+};
 use parking_lot::Mutex;
 use rustls::{ClientConfig, RootCertStore, crypto::aws_lc_rs, version::TLS13};
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName, pem::PemObject};
+use socket2::{SockRef, TcpKeepalive};
 use tokio::{net::TcpStream, sync::mpsc, time::timeout};
 use tokio_rustls::TlsConnector;
 use tokio_stream::wrappers::ReceiverStream;
@@ -29,9 +33,6 @@ use super::{DELTA, codec::Raw};
 
 /// How long connecting may take, from looking up the name to the end of the TLS handshake.
 const CONNECT: Duration = Duration::from_secs(5);
-/// A controller that hangs, or a node that fell off the network, is noticed within the sum of both.
-const PING: Duration = Duration::from_secs(10);
-const PONG: Duration = Duration::from_secs(5);
 /// One response in flight is enough.
 const WINDOW: u32 = 1 << 20;
 /// Largest response: the controller divides what is larger than 2 MiB, as far as it can be divided.
@@ -69,6 +70,8 @@ impl Controller {
         let stream = self.dial().await?;
         // A request waits for nothing to be sent along with it.
         let _ = stream.set_nodelay(true);
+        // A connection without it works, too.
+        let _ = watched(&stream);
         let stream = tls
             .connect(self.name.clone(), stream)
             .await
@@ -109,6 +112,17 @@ impl Controller {
         }
         Err(failure.context(format!("connecting to {}", self.address)))
     }
+}
+
+/// Lets the kernel find out that the controller's host is gone.
+fn watched(stream: &TcpStream) -> std::io::Result<()> {
+    let socket = SockRef::from(stream);
+    let keepalive = TcpKeepalive::new()
+        .with_time(KEEPALIVE_TIME)
+        .with_interval(KEEPALIVE_INTERVAL)
+        .with_retries(KEEPALIVE_PROBES);
+    socket.set_tcp_keepalive(&keepalive)?;
+    socket.set_tcp_user_timeout(Some(USER_TIMEOUT))
 }
 
 fn tls(folder: &Path) -> Result<ClientConfig> {

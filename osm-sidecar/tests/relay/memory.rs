@@ -8,8 +8,7 @@ use osm_core::{
     identity::TrustDomain,
     ir::{
         ClusterEndpoints, ClusterKey, Endpoint, Forward, OutboundChain, OutboundListener, OutboundRoutes,
-        Protocol, ServiceKey, Settings, Subjects, TargetPort, UpstreamCluster, ValidationContext,
-        WeightedCluster,
+        Protocol, ServiceKey, Settings, TargetPort, UpstreamCluster, ValidationContext, WeightedCluster,
     },
     resource::{Resource, ResourceType},
 };
@@ -27,6 +26,11 @@ async fn stock(pki: &Pki, shop: &mut Shop, services: u8, blocks: u8) {
         .leaf(Profile::service(&proxy(1).service, &TrustDomain::default()))
         .await;
     shop.set(shop::certificate(&own));
+    let roots = envoy::validation_context(&ValidationContext {
+        name: osm_core::api::names::ROOT_CERTIFICATE_OUTBOUND.into(),
+        roots: pki.roots().pem().clone(),
+    });
+    shop.set(Resource::new(ResourceType::Secret, roots.name.clone(), &roots));
     let mut chains = Vec::new();
     for (block, number) in (0..blocks).flat_map(|block| (0..services).map(move |number| (block, number))) {
         let service = ServiceKey::new("shop", format!("service-{block}-{number}"));
@@ -34,7 +38,11 @@ async fn stock(pki: &Pki, shop: &mut Shop, services: u8, blocks: u8) {
             service: service.clone(),
             target_port: TargetPort::Number(14001),
         };
-        let cluster = envoy::upstream_cluster(&UpstreamCluster { key: key.clone() }, &settings);
+        let upstream = UpstreamCluster {
+            key: key.clone(),
+            servers: vec![format!("{}.shop.cluster.local", service.name)],
+        };
+        let cluster = envoy::upstream_cluster(&upstream, &settings);
         let endpoint = |last| Endpoint {
             address: [10, block, number, last].into(),
             port: 14001,
@@ -56,11 +64,6 @@ async fn stock(pki: &Pki, shop: &mut Shop, services: u8, blocks: u8) {
                 weight: 100,
             }],
         });
-        let secret = envoy::validation_context(&ValidationContext {
-            name: osm_core::api::names::root_certificate_outbound(&service.to_string()),
-            roots: pki.roots().pem().clone(),
-            subjects: Subjects::Only(vec![format!("{}.shop.cluster.local", service.name)]),
-        });
         shop.set(Resource::new(
             ResourceType::Cluster,
             cluster.name.clone(),
@@ -71,8 +74,7 @@ async fn stock(pki: &Pki, shop: &mut Shop, services: u8, blocks: u8) {
             endpoints.cluster_name.clone(),
             &endpoints,
         ))
-        .set(Resource::new(ResourceType::Route, route.name.clone(), &route))
-        .set(Resource::new(ResourceType::Secret, secret.name.clone(), &secret));
+        .set(Resource::new(ResourceType::Route, route.name.clone(), &route));
         chains.push(OutboundChain {
             name: format!("outbound_{service}_80_http"),
             port: 80,
@@ -127,7 +129,7 @@ async fn memory_grows_with_the_configuration_and_no_more() {
         pod.ready().await;
         pod.kept().await;
         let count = u64::from(services) * u64::from(blocks);
-        assert_eq!(pod.metric("kept_resources").await, 4 * count + 2);
+        assert_eq!(pod.metric("kept_resources").await, 3 * count + 3);
         let live = memory(pod.relay.as_ref().unwrap().id());
         let volume = size(&pod.path("volume").join("kept"));
         server.stop().await;

@@ -6,9 +6,11 @@
 use std::time::Duration;
 
 use anyhow::Result;
+use osm_core::envoy::bootstrap;
 
 use crate::{
     api::Api,
+    connection::all_pinged,
     injection::{Injector, Pace},
     phase::Phase,
     plan::{ControlPlane, Plan, Stage, Step},
@@ -66,7 +68,8 @@ pub(crate) fn short() -> Vec<Plan> {
         Step::Endpoint(5),
         Step::Target(3),
         Step::Split(3),
-        Step::Idle(10),
+        // What idling costs is the pings of all, which are a minute apart.
+        Step::Idle(all_pinged(bootstrap::PING)),
         Step::Unrelated(10, 1_000),
         Step::Slow(2),
         Step::Reject(1),

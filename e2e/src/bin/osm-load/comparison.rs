@@ -2,8 +2,12 @@
 //!
 //! Owns the plan of `make bench-peer` and what is compared. Every figure of ours may be at most the peer's.
 
+use osm_core::envoy::bootstrap;
+
 use crate::{
     bench::{SMALL, stage},
+    connection::all_pinged,
+    istiod,
     phase::Phase,
     plan::{ControlPlane, Plan, Stage, Step},
     report::Verdict,
@@ -16,7 +20,8 @@ const PEER: &str = "istiod";
 /// 1,000 proxies, 100 services, all visible to all: connecting at once, endpoints, a restart.
 pub(crate) fn plan() -> Plan {
     // Long enough for each proxy of either to ping once.
-    let steps = vec![Step::ConnectAll, Step::Idle(40), Step::Endpoint(5), Step::Restart];
+    let idle = Step::Idle(all_pinged(bootstrap::PING.max(istiod::PING)));
+    let steps = vec![Step::ConnectAll, idle, Step::Endpoint(5), Step::Restart];
     Plan {
         size: SMALL,
         stages: vec![

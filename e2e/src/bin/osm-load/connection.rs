@@ -9,9 +9,11 @@ use anyhow::{Context, Result, bail};
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use h2::{Ping, PingPong, RecvStream, SendStream, client};
 use http::{Request, Uri, header};
+use osm_core::envoy::bootstrap::{KEEPALIVE_INTERVAL, KEEPALIVE_PROBES, KEEPALIVE_TIME, PONG, USER_TIMEOUT};
 use rand::Rng as _;
 use rustls::ClientConfig;
 use rustls_pki_types::ServerName;
+use socket2::{SockRef, TcpKeepalive};
 use tokio::{net::TcpStream, sync::watch, task::JoinHandle, time::timeout};
 use tokio_rustls::TlsConnector;
 
@@ -29,8 +31,8 @@ const CONNECT: Duration = Duration::from_secs(20);
 const BASE_WAIT: Duration = Duration::from_millis(300);
 /// The largest bound.
 const LONGEST_WAIT: Duration = Duration::from_secs(4);
-/// How long Envoy waits for the answer to a ping (the bootstrap's keepalive).
-const PONG: Duration = Duration::from_secs(5);
+/// The longest that Envoy waits before a ping, in intervals: it adds up to 15 % at random.
+const LATEST: f64 = 1.15;
 /// Largest response.
 const LARGEST: usize = 256 << 20;
 
@@ -62,6 +64,8 @@ pub(crate) struct Shared {
     pub(crate) server_name: ServerName<'static>,
     /// How often Envoy pings.
     pub(crate) ping: Duration,
+    /// Whether Envoy has its kernel watch connections, as the bootstrap says.
+    pub(crate) watched: bool,
     pub(crate) variant: Variant,
 }
 
@@ -138,6 +142,9 @@ async fn stream(
     let connect = async {
         let tcp = TcpStream::connect(shared.servers[server]).await?;
         tcp.set_nodelay(true)?;
+        if shared.watched {
+            watch_by_kernel(&tcp)?;
+        }
         let tls = TlsConnector::from(tls.clone())
             .connect(shared.server_name.clone(), tcp)
             .await?;
@@ -182,10 +189,26 @@ async fn stream(
     converse(number, response.into_body(), requests, mode, shared, sidecar).await
 }
 
-/// Pings until the other end does not answer. Envoy's jitter is 15 %.
+/// What the bootstrap has Envoy's kernel do.
+fn watch_by_kernel(stream: &TcpStream) -> std::io::Result<()> {
+    let socket = SockRef::from(stream);
+    let keepalive = TcpKeepalive::new()
+        .with_time(KEEPALIVE_TIME)
+        .with_interval(KEEPALIVE_INTERVAL)
+        .with_retries(KEEPALIVE_PROBES);
+    socket.set_tcp_keepalive(&keepalive)?;
+    socket.set_tcp_user_timeout(Some(USER_TIMEOUT))
+}
+
+/// Seconds in which every connection that is pinged each `interval` is pinged.
+pub(crate) fn all_pinged(interval: Duration) -> u64 {
+    interval.mul_f64(LATEST).as_secs() + 1
+}
+
+/// Pings until the other end does not answer.
 async fn ping(mut pings: PingPong, interval: Duration) {
     loop {
-        tokio::time::sleep(interval.mul_f64(rand::rng().random_range(1.0..1.15))).await;
+        tokio::time::sleep(interval.mul_f64(rand::rng().random_range(1.0..LATEST))).await;
         if !matches!(timeout(PONG, pings.ping(Ping::opaque())).await, Ok(Ok(_))) {
             return;
         }

@@ -46,6 +46,8 @@ pub(crate) struct Contact {
     pub(crate) server_name: String,
     /// How often connections are pinged.
     pub(crate) ping: Duration,
+    /// Whether the client's kernel watches connections, as our bootstrap says.
+    pub(crate) watched: bool,
 }
 
 /// Fake Envoys, by number.
@@ -81,7 +83,8 @@ impl Fleet {
         let server_name = ServerName::try_from(contact.server_name.clone())?;
         let mut running = Vec::new();
         for crew in crews {
-            let (tally, server_name, ping) = (tally.clone(), server_name.clone(), contact.ping);
+            let (tally, server_name) = (tally.clone(), server_name.clone());
+            let (ping, watched) = (contact.ping, contact.watched);
             let servers = contact.servers.clone();
             let work = move || {
                 let shared = Rc::new(Shared {
@@ -90,6 +93,7 @@ impl Fleet {
                     servers,
                     server_name,
                     ping,
+                    watched,
                     variant,
                 });
                 let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();

@@ -31,7 +31,7 @@ use crate::{
 /// Where istiod lives, as far as its certificate and its own objects say.
 const NAMESPACE: &str = "istio-system";
 /// How often its agents ping; it ends connections that do so twice as often.
-const PING: Duration = Duration::from_secs(30);
+pub(crate) const PING: Duration = Duration::from_secs(30);
 
 /// What is needed to start istiod, again and again.
 pub(crate) struct Istiod {
@@ -103,6 +103,7 @@ impl Istiod {
             servers: hosts.iter().map(|host| (*host, 15012).into()).collect(),
             server_name: format!("istiod.{NAMESPACE}.svc"),
             ping: PING,
+            watched: false,
         }
     }
 }

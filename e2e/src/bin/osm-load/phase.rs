@@ -80,7 +80,8 @@ pub(crate) struct Phase {
     pub(crate) cpu: f64,
     /// CPU seconds of the server for each second of the phase.
     pub(crate) load: f64,
-    /// The same while nothing was asked of it, as measured last: what the pings of all connections cost.
+    /// The same while nothing was asked of it, as measured last: what the pings of all connections cost, if it
+    /// was long enough for them.
     pub(crate) idle: f64,
     /// Resident memory of the server at the end, MB.
     pub(crate) resident: f64,

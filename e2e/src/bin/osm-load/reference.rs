@@ -145,7 +145,8 @@ mod tests {
             service: ServiceKey::new("shop", "web"),
             target_port: TargetPort::Number(80),
         };
-        let cluster = envoy::upstream_cluster(&UpstreamCluster { key }, &Settings::default());
+        let cluster =
+            envoy::upstream_cluster(&UpstreamCluster { key, servers: vec![] }, &Settings::default());
         let found = of(ResourceType::Cluster, &cluster.encode_to_vec()).unwrap();
         assert_eq!(found.endpoints, [cluster.name]);
         assert_eq!(found.secrets.len(), 2, "{found:?}");

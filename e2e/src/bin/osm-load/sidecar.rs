@@ -326,10 +326,11 @@ mod tests {
     use std::sync::Arc;
 
     use osm_core::{
+        api::names,
         envoy,
         identity::{ProxyIdentity, ServiceIdentity},
         ir::{
-            ClusterEndpoints, ClusterKey, ServiceCertificate, ServiceKey, Settings, Subjects, TargetPort,
+            ClusterEndpoints, ClusterKey, ServiceCertificate, ServiceKey, Settings, TargetPort,
             UpstreamCluster, ValidationContext,
         },
         resource::{ClassId, ProxyEntry, Resource, Slot, Snapshot, TypeSet, View},
@@ -354,8 +355,11 @@ mod tests {
                 service: ServiceKey::new("shop", "web"),
                 target_port: TargetPort::Number(80),
             };
-            let cluster =
-                envoy::upstream_cluster(&UpstreamCluster { key: key.clone() }, &Settings::default());
+            let upstream = UpstreamCluster {
+                key: key.clone(),
+                servers: vec!["web.shop.cluster.local".into()],
+            };
+            let cluster = envoy::upstream_cluster(&upstream, &Settings::default());
             let endpoint = |last: usize| osm_core::ir::Endpoint {
                 address: std::net::Ipv4Addr::new(10, 0, 0, u8::try_from(last).unwrap()).into(),
                 port: 80,
@@ -365,9 +369,8 @@ mod tests {
                 endpoints: (1..=endpoints).map(endpoint).collect(),
             });
             let validation = envoy::validation_context(&ValidationContext {
-                name: "root-cert-for-mtls-outbound:shop/web".into(),
+                name: names::ROOT_CERTIFICATE_OUTBOUND.into(),
                 roots: "roots".into(),
-                subjects: Subjects::NamedByChain,
             });
             let own = envoy::service_certificate(&ServiceCertificate {
                 chain: "chain".into(),

@@ -15,6 +15,7 @@ use kube::api::Api as Objects;
 use osm_core::{
     api::{names, ports},
     certificate::Profile,
+    envoy::bootstrap,
     identity::TrustDomain,
 };
 use osm_e2e::progress::Progress;
@@ -33,8 +34,6 @@ use crate::{
     sidecar::Variant,
 };
 
-/// How often Envoy pings us (the bootstrap's keepalive).
-const PING: Duration = Duration::from_secs(10);
 /// Longest start of a controller.
 const START: Duration = Duration::from_secs(120);
 
@@ -178,7 +177,8 @@ impl World {
         let contact = Contact {
             servers: hosts.iter().map(|host| (*host, ports::ADS).into()).collect(),
             server_name: names::ads_server(&trust_domain),
-            ping: PING,
+            ping: bootstrap::PING,
+            watched: true,
         };
         let authority = authority(&self.api).await?;
         Fleet::start(

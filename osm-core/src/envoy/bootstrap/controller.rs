@@ -1,6 +1,11 @@
-//! The way to the controller: where it is, whom to believe, how often to try.
+//! The way to the controller: where it is, whom to believe, how often to try, when to leave.
+//!
+//! A controller that does not answer is left by three means. Its host is gone or cannot be reached: the sidecar's kernel
+//! notices, which costs neither program anything. It stands still while its host answers: its kubelet ends it (the
+//! chart's liveness probe). Its kubelet does not, or only some of its streams hang: pings on HTTP/2, rarely, because each
+//! of them wakes the controller, and those of ten thousand sidecars each ten seconds took 4 % of a core.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
 
 use osm_proto::envoy::{
     config::{
@@ -9,10 +14,10 @@ use osm_proto::envoy::{
             cluster::{ClusterDiscoveryType, DiscoveryType, DnsLookupFamily},
         },
         core::v3::{
-            BackoffStrategy, Http2ProtocolOptions, KeepaliveSettings, RetryPolicy, TcpKeepalive,
-            TransportSocket,
+            BackoffStrategy, BindConfig, Http2ProtocolOptions, KeepaliveSettings, RetryPolicy, SocketOption,
+            TcpKeepalive, TransportSocket,
             grpc_service::{EnvoyGrpc, TargetSpecifier},
-            transport_socket,
+            socket_option, transport_socket,
         },
         endpoint::v3::{
             ClusterLoadAssignment, Endpoint, LbEndpoint, LocalityLbEndpoints, lb_endpoint::HostIdentifier,
@@ -48,6 +53,29 @@ use crate::{
     },
     envoy::parts::{any, milliseconds, seconds, tcp_address},
 };
+
+/// How often a sidecar pings its controller on HTTP/2. Envoy adds up to 15 % at random.
+pub const PING: Duration = Duration::from_secs(60);
+/// How long it waits for the answer to a ping.
+pub const PONG: Duration = Duration::from_secs(5);
+/// How long the connection is quiet until the sidecar's kernel asks the other one whether it is there. In whole seconds, as
+/// all that TCP keepalive is told.
+pub const KEEPALIVE_TIME: Duration = Duration::from_secs(10);
+/// How long after one such question comes the next.
+pub const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(2);
+/// Questions without an answer after which the connection is over. Linux does not count them where [`USER_TIMEOUT`] is
+/// set: then it is over at the first moment to ask that is later than that. Both make it 16 s of silence.
+pub const KEEPALIVE_PROBES: u32 = 3;
+/// How long data may stay without acknowledgement until the connection is over (TCP_USER_TIMEOUT, in whole milliseconds).
+/// Without it, a network that breaks while something is on its way is waited for for a quarter of an hour: TCP keepalive asks
+/// on quiet connections only. It also ends connections on which the controller reads nothing for as long, once what its
+/// kernel takes in is full.
+pub const USER_TIMEOUT: Duration = Duration::from_secs(15);
+
+/// `IPPROTO_TCP` of Linux.
+const TCP: i64 = 6;
+/// `TCP_USER_TIMEOUT` of Linux.
+const TCP_USER_TIMEOUT: i64 = 18;
 
 /// The key under which Envoy looks for a cluster's HTTP options.
 const HTTP_OPTIONS: &str = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions";
@@ -85,21 +113,24 @@ pub(super) fn cluster(bootstrap: &Bootstrap<'_>) -> Cluster {
         address: Some(tcp_address(address(bootstrap.controller_namespace), ports::ADS)),
         ..Default::default()
     };
-    // For a peer that is gone without a word while HTTP/2 has no stream to ping on: 10 + 3 * 5 s.
     let keepalive = Some(TcpKeepalive {
-        keepalive_probes: Some(3),
-        keepalive_time: Some(10),
-        keepalive_interval: Some(5),
+        keepalive_probes: Some(KEEPALIVE_PROBES),
+        keepalive_time: u32::try_from(KEEPALIVE_TIME.as_secs()).ok(),
+        keepalive_interval: u32::try_from(KEEPALIVE_INTERVAL.as_secs()).ok(),
     });
     #[cfg(feature = "sabotage")]
     let keepalive = keepalive.filter(|_| !crate::sabotage::Fault::NoPings.is_on());
+    let timeout = Some(user_timeout());
+    #[cfg(feature = "sabotage")]
+    let timeout = timeout.filter(|_| !crate::sabotage::Fault::NoPings.is_on());
     Cluster {
         name: CONTROLLER.to_owned(),
         cluster_discovery_type: Some(ClusterDiscoveryType::Type(DiscoveryType::LogicalDns.into())),
         dns_lookup_family: DnsLookupFamily::V4Preferred.into(),
         connect_timeout: Some(seconds(3)),
         load_assignment: Some(only(CONTROLLER, endpoint)),
-        typed_extension_protocol_options: http2(),
+        typed_extension_protocol_options: http2(PING),
+        upstream_bind_config: timeout,
         upstream_connection_options: Some(UpstreamConnectionOptions {
             tcp_keepalive: keepalive,
             ..Default::default()
@@ -108,6 +139,22 @@ pub(super) fn cluster(bootstrap: &Bootstrap<'_>) -> Cluster {
             name: "envoy.transport_sockets.tls".to_owned(),
             config_type: Some(transport_socket::ConfigType::TypedConfig(any(&tls(bootstrap)))),
         }),
+        ..Default::default()
+    }
+}
+
+/// Sets [`USER_TIMEOUT`], for which Envoy has no field. There is no address in it, so that nothing is bound.
+fn user_timeout() -> BindConfig {
+    let milliseconds = i64::try_from(USER_TIMEOUT.as_millis()).unwrap_or(i64::MAX);
+    BindConfig {
+        socket_options: vec![SocketOption {
+            description: "TCP_USER_TIMEOUT".to_owned(),
+            level: TCP,
+            name: TCP_USER_TIMEOUT,
+            state: socket_option::SocketState::StatePrebind.into(),
+            value: Some(socket_option::Value::IntValue(milliseconds)),
+            ..Default::default()
+        }],
         ..Default::default()
     }
 }
@@ -132,11 +179,11 @@ pub(super) fn only(cluster: &str, endpoint: Endpoint) -> ClusterLoadAssignment {
     }
 }
 
-/// HTTP/2 with pings: a controller that hangs, or a node that fell off the network, is noticed within 15 s.
-pub(super) fn http2() -> BTreeMap<String, Any> {
+/// HTTP/2 with a ping each `interval`, which must be answered within [`PONG`].
+pub(super) fn http2(interval: Duration) -> BTreeMap<String, Any> {
     let pings = Some(KeepaliveSettings {
-        interval: Some(seconds(10)),
-        timeout: Some(seconds(5)),
+        interval: prost_types::Duration::try_from(interval).ok(),
+        timeout: prost_types::Duration::try_from(PONG).ok(),
         ..Default::default()
     });
     #[cfg(feature = "sabotage")]

@@ -27,7 +27,9 @@ use osm_proto::envoy::{
 };
 use uuid::Uuid;
 
-pub use controller::address;
+pub use controller::{
+    KEEPALIVE_INTERVAL, KEEPALIVE_PROBES, KEEPALIVE_TIME, PING, PONG, USER_TIMEOUT, address,
+};
 pub use files::{
     BOOTSTRAP, CERTIFICATE, CERTIFICATE_SECRET, DIRECTORY, KEY, RELAY_DIRECTORY, RELAY_SOCKET, ROOT,
     VALIDATION_SECRET, certificate_secret, validation_secret,

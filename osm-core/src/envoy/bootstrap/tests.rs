@@ -73,6 +73,17 @@ fn with_a_relay_the_controller_is_reached_through_its_socket() {
 }
 
 #[test]
+fn a_silent_host_is_left_by_the_kernel_alone() {
+    let keepalive = KEEPALIVE_TIME + KEEPALIVE_INTERVAL * KEEPALIVE_PROBES;
+    // The first moment to ask after the timeout is the one that ends the connection.
+    assert!(USER_TIMEOUT <= keepalive && keepalive < USER_TIMEOUT + KEEPALIVE_INTERVAL);
+    assert!(keepalive < PING);
+    for whole in [KEEPALIVE_TIME, KEEPALIVE_INTERVAL] {
+        assert_eq!(whole, Duration::from_secs(whole.as_secs()));
+    }
+}
+
+#[test]
 fn without_probes_only_the_sidecars_own_readiness_is_served() {
     let bootstrap = parsed(&[]);
     let listeners = bootstrap["staticResources"]["listeners"]

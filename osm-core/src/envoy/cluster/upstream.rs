@@ -37,7 +37,7 @@ pub fn upstream_cluster(upstream: &UpstreamCluster, settings: &Settings) -> Clus
             ..Default::default()
         }),
         lb_policy: LbPolicy::RoundRobin.into(),
-        transport_socket: Some(tls::upstream(&name, &upstream.key.service, &settings.tls)),
+        transport_socket: Some(tls::upstream(&name, upstream, &settings.tls)),
         // A pod answers within milliseconds or not at all; the time lost on one that is gone (its node failed, say)
         // is time the request waits for its next attempt. The TLS handshake is included.
         connect_timeout: Some(seconds(1)),

@@ -21,14 +21,14 @@ pub fn outbound_routes(routes: &OutboundRoutes) -> RouteConfiguration {
         headers: vec![retry::safe_methods()],
         ..any_request()
     };
-    let route = |requests: RouteMatch, retries: RetryPolicy| {
+    let route = |requests: RouteMatch, retries: Option<RetryPolicy>| {
         Some(Route {
             r#match: Some(requests),
             action: Some(Action::Route(RouteAction {
                 cluster_specifier: Some(clusters.clone()?),
                 // No limit: how long an answer may take is known to the application, not to the mesh.
                 timeout: Some(seconds(0)),
-                retry_policy: Some(retries),
+                retry_policy: retries,
                 ..Default::default()
             })),
             ..Default::default()
@@ -37,10 +37,12 @@ pub fn outbound_routes(routes: &OutboundRoutes) -> RouteConfiguration {
     let virtual_host = VirtualHost {
         name: routes.virtual_host.clone(),
         domains: routes.domains.clone(),
-        routes: [route(safe, retry::safe()), route(any_request(), retry::unsent())]
+        routes: [route(safe, Some(retry::safe())), route(any_request(), None)]
             .into_iter()
             .flatten()
             .collect(),
+        // What a route says of retries replaces this.
+        retry_policy: Some(retry::unsent()),
         include_request_attempt_count: true,
         ..Default::default()
     };
