@@ -14,7 +14,7 @@ use super::scene::{REPLICAS, SOON, Scene};
 const SILENT: Duration = Duration::from_secs(25);
 /// A controller that hangs while its kernel answers is killed by its kubelet: three probes 5 s apart of which the last is given
 /// up after 3 s, then the 2 s that a kubelet gives at least, then Envoy's 4 s; what is above that is for a busy machine. The
-/// sidecars' own pings would take 65 s and more.
+/// sidecars' own pings would take 95 s and more.
 const HUNG: Duration = Duration::from_secs(35);
 /// A connection that is refused or reset is noticed at once; the first attempts come within fractions of a second, and
 /// one in two may still be led to the dead one.

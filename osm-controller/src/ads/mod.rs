@@ -81,7 +81,7 @@ impl Default for Settings {
             turns: (200, Duration::from_secs(10)),
             // A proxy that waits is not answered on HTTP/2: the wait must be over before its first ping is. That what it sends is
             // taken in meanwhile, so that its kernel waits as well, is seen to by `Limits::receive` of its server.
-            seats: Seats::new(300, PING / 2),
+            seats: Seats::new(300, PING / 3),
             request_bytes: 16 << 20,
             requests: (2_000, 500),
             settle: Duration::from_secs(5),

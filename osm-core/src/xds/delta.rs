@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::{
     Due, KindStatus, Limits, Outcome, Response, StreamError,
-    ledger::Ledger,
+    ledger::{FEW, Ledger},
     request::{DeltaRequest, Reported, texts},
     session::{Session, Variant},
 };
@@ -15,9 +15,6 @@ use crate::{
 
 /// The name that subscribes to everything (xDS protocol, "How the client specifies what resources to return").
 pub(super) const WILDCARD: &str = "*";
-
-/// A subscription that lacks no more names than these of what there is, is held as all but these.
-const FEW: usize = 4;
 
 /// One proxy's incremental stream.
 #[derive(Debug)]
@@ -86,8 +83,11 @@ impl DeltaStream {
         let Some(ledger) = self.session.ledger(kind) else {
             return Ok(outcome);
         };
-        for name in dropped {
-            unsubscribe(ledger, kind, name);
+        let some = !dropped.is_empty() && !ledger.subscription.is_wildcard();
+        if !(some && ledger.unsubscribe_rest(&dropped, &set)) {
+            for name in dropped {
+                unsubscribe(ledger, kind, name);
+            }
         }
         ledger.subscription.share(&set);
         let count = ledger.subscription.len();
@@ -171,7 +171,15 @@ impl DeltaStream {
 }
 
 /// Subscribes to names in a later request: all of them are answered, because the proxy may have forgotten them.
-fn subscribe(ledger: &mut Ledger, kind: ResourceType, names: &[&str], set: &TypeSet) {
+fn subscribe(ledger: &mut Ledger, kind: ResourceType, names: &[&str], set: &Arc<TypeSet>) {
+    // A proxy that is to see all there is, and saw little before.
+    if !names.is_empty()
+        && !ledger.subscription.is_wildcard()
+        && let Some(unnamed) = set.all_but(names, names.len())
+        && ledger.subscribe_rest(set, unnamed)
+    {
+        return;
+    }
     for name in names.iter().copied() {
         if name == WILDCARD && kind.allows_wildcard() {
             ledger.subscribe_all();

@@ -4,100 +4,19 @@
 //! Names that are not subscribed to mean nothing: whoever subscribes to a name is answered (`asked`).
 
 use std::{
-    cmp::Ordering,
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
 };
 
-use super::{request::Reported, subscription::Subscription};
-use crate::resource::{Resource, Slot, Snapshot, TypeSet, TypeSetEntry, Version};
+use super::{
+    base::{Base, Entry},
+    request::Reported,
+    subscription::Subscription,
+};
+use crate::resource::{Resource, Slot, TypeSet, TypeSetEntry, Version};
 
-/// One kind's resources in one snapshot. Shared, never copied.
-#[derive(Clone, Debug, Default)]
-pub(super) struct Base {
-    pub(super) set: Arc<TypeSet>,
-    pub(super) snapshot: Arc<Snapshot>,
-}
-
-/// What a base says of a name.
-#[derive(Clone, Copy, Debug)]
-pub(super) enum Entry<'a> {
-    Resource(&'a Arc<Resource>),
-    /// It exists but is not known yet, such as a certificate that is being issued.
-    Pending,
-    Absent,
-}
-
-impl Base {
-    pub(super) fn is(&self, other: &Self) -> bool {
-        Arc::ptr_eq(&self.set, &other.set) && Arc::ptr_eq(&self.snapshot, &other.snapshot)
-    }
-
-    pub(super) fn entry(&self, name: &str) -> Entry<'_> {
-        match self.set.slot(name) {
-            None => Entry::Absent,
-            Some(slot) => self
-                .snapshot
-                .resource(slot)
-                .map_or(Entry::Pending, Entry::Resource),
-        }
-    }
-
-    /// The names whose entries may differ between two bases.
-    fn changes<'a>(&'a self, newer: &'a Self) -> Vec<&'a Arc<str>> {
-        if self.is(newer) {
-            return Vec::new();
-        }
-        let resource = |base: &'a Self, slot| base.snapshot.resource(slot);
-        let same = |a: Option<&Arc<Resource>>, b: Option<&Arc<Resource>>| match (a, b) {
-            (Some(a), Some(b)) => Arc::ptr_eq(a, b) || a.version() == b.version(),
-            (None, None) => true,
-            _ => false,
-        };
-        if Arc::ptr_eq(&self.set, &newer.set) {
-            // A stream that nothing has concerned since thousands connected is a thousand changes behind, nearly all of others:
-            // then its own names are fewer.
-            let most = newer.set.len();
-            let slots = newer.snapshot.changed_since(&self.snapshot);
-            let slots: Option<Vec<_>> = slots.map(|slots| slots.take(most + 1).collect());
-            if let Some(slots) = slots.filter(|slots| slots.len() <= most) {
-                let mut names: Vec<_> = slots
-                    .into_iter()
-                    .filter_map(|slot| {
-                        let (old, new) = (resource(self, slot), resource(newer, slot));
-                        let (name, known) =
-                            newer.set.get(new.or(old)?.name()).map(|(name, at)| (name, *at))?;
-                        (known == slot && !same(old, new)).then_some(name)
-                    })
-                    .collect();
-                names.sort();
-                names.dedup();
-                return names;
-            }
-            let changed = |slot: Slot| !same(resource(self, slot), resource(newer, slot));
-            let entries = newer.set.iter().filter(|(_, slot)| changed(*slot));
-            return entries.map(|(name, _)| name).collect();
-        }
-        let (mut old, mut new) = (self.set.iter().peekable(), newer.set.iter().peekable());
-        let mut names = Vec::new();
-        loop {
-            let order = match (old.peek(), new.peek()) {
-                (Some(a), Some(b)) if Arc::ptr_eq(&a.0, &b.0) => Ordering::Equal,
-                (Some(a), Some(b)) => a.0.cmp(&b.0),
-                (Some(_), None) => Ordering::Less,
-                (None, Some(_)) => Ordering::Greater,
-                (None, None) => break,
-            };
-            let before = old.next_if(|_| order != Ordering::Greater);
-            let after = new.next_if(|_| order != Ordering::Less);
-            match (before, after) {
-                (Some(before), Some(after)) if same(resource(self, before.1), resource(newer, after.1)) => {}
-                (before, after) => names.extend(after.or(before).map(|(name, _)| name)),
-            }
-        }
-        names
-    }
-}
+/// A subscription that lacks no more names than these of what there is, is held as all but these.
+pub(super) const FEW: usize = 4;
 
 /// What a proxy has of one name, where it is not what the base holds.
 #[derive(Clone, Debug)]
@@ -141,14 +60,35 @@ struct InFlight {
     count: usize,
 }
 
+/// Names that are asked for together: those of a set that are subscribed to, but for a few. So a new proxy begins, and so
+/// goes on one that is to see far more than before; thousands do so at once.
+#[derive(Debug)]
+struct Together {
+    set: Arc<TypeSet>,
+    /// Ordered.
+    but: Box<[Arc<str>]>,
+}
+
+impl Together {
+    fn excepts(&self, name: &str) -> bool {
+        self.but
+            .binary_search_by(|other| other.as_ref().cmp(name))
+            .is_ok()
+    }
+
+    fn has(&self, name: &str) -> bool {
+        self.set.slot(name).is_some() && !self.excepts(name)
+    }
+}
+
 #[derive(Debug, Default)]
 pub(super) struct Ledger {
     pub(super) subscription: Subscription,
     base: Base,
     known: BTreeMap<Arc<str>, Held>,
     asked: BTreeSet<Arc<str>>,
-    /// Every name of this set that is subscribed to is asked for, too: so a new proxy begins, and thousands begin at once.
-    asked_all: Option<Arc<TypeSet>>,
+    /// Asked for, too.
+    asked_together: Option<Together>,
     parked: BTreeMap<Arc<str>, Version>,
     /// Groups of resources that were rejected together, to be offered apart: one bad one must not hold up the others.
     suspects: Vec<Box<[Arc<str>]>>,
@@ -262,18 +202,39 @@ impl Ledger {
     /// Subscribes to the names of a set but for those `missing`, and notes that all must be answered if `ask`.
     pub(super) fn subscribe_whole(&mut self, set: &Arc<TypeSet>, missing: Vec<Arc<str>>, ask: bool) {
         self.subscription.name_all(set, missing);
-        self.asked_all = ask.then(|| set.clone());
+        self.asked_together = ask.then(|| Together {
+            set: set.clone(),
+            but: Box::default(),
+        });
     }
 
-    /// Asks for what is asked for name by name, unless it is all of `set`.
+    /// Subscribes to the names of a set but for those `unnamed`, of which some were subscribed to before, and notes that the
+    /// names must be answered. Returns whether it did: it is possible only if the subscription is to the set then, all but
+    /// a few of it, and to nothing else.
+    pub(super) fn subscribe_rest(&mut self, set: &Arc<TypeSet>, unnamed: Vec<Arc<str>>) -> bool {
+        let before = |name: &&Arc<str>| self.subscription.names(name);
+        let missing: Vec<_> = unnamed.iter().filter(|name| !before(name)).cloned().collect();
+        if missing.len() > FEW || self.subscription.len() != unnamed.len() - missing.len() {
+            return false;
+        }
+        self.ask_singly_unless(None);
+        self.subscription.name_all(set, missing);
+        self.asked_together = Some(Together {
+            set: set.clone(),
+            but: unnamed.into(),
+        });
+        true
+    }
+
+    /// Asks for what is asked for name by name, unless it is of `set`.
     fn ask_singly_unless(&mut self, set: Option<&Arc<TypeSet>>) {
-        if let Some(all) = &self.asked_all
-            && !set.is_some_and(|set| Arc::ptr_eq(all, set))
+        if let Some(together) = &self.asked_together
+            && !set.is_some_and(|set| Arc::ptr_eq(&together.set, set))
         {
-            let names = all.iter().map(|(name, _)| name);
-            let names = names.filter(|name| self.subscription.contains(name));
+            let names = together.set.iter().map(|(name, _)| name);
+            let names = names.filter(|name| !together.excepts(name) && self.subscription.contains(name));
             self.asked.extend(names.cloned());
-            self.asked_all = None;
+            self.asked_together = None;
         }
     }
 
@@ -286,6 +247,18 @@ impl Ledger {
             self.asked.remove(name);
             self.parked.remove(name);
         }
+    }
+
+    /// Drops these names from the subscription, if the names of `set` are what is left then. Returns whether it did.
+    pub(super) fn unsubscribe_rest(&mut self, names: &[&str], set: &Arc<TypeSet>) -> bool {
+        self.ask_singly_unless(None);
+        if !self.subscription.drop_all_but(names, set) {
+            return false;
+        }
+        self.known.retain(|name, _| self.subscription.names(name));
+        self.asked.retain(|name| self.subscription.names(name));
+        self.parked.retain(|name, _| self.subscription.names(name));
+        true
     }
 
     /// The name as some set spells it already, so that it is shared.
@@ -307,8 +280,15 @@ impl Ledger {
         let mut diff = Diff::default();
         let mut bytes = 0;
         let group = self.suspects.last();
-        let mut decide = |name: &Arc<str>, entry: Entry<'_>, held: Option<&Held>, asked: bool| {
-            let before = self.base.entry(name);
+        let same_set = Arc::ptr_eq(&self.base.set, &target.set);
+        // `slot` is the name's in the target's set.
+        let mut decide = |name: &Arc<str>, slot: Option<Slot>, held: Option<&Held>, asked: bool| {
+            let entry = target.at(slot);
+            let before = if same_set {
+                self.base.at(slot)
+            } else {
+                self.base.entry(name)
+            };
             let allowed = asked || group.is_none_or(|group| group.contains(name));
             let keep = |diff: &mut Diff, held: Option<&Held>| {
                 let held = match (held, before) {
@@ -355,38 +335,42 @@ impl Ledger {
                 Entry::Absent => {}
             }
         };
-        let all = self.asked_all.as_ref();
-        let is_asked =
-            |name: &str| self.asked.contains(name) || all.is_some_and(|all| all.slot(name).is_some());
-        // Whoever asks for all has been told nothing yet that could have changed.
-        let changes = if all.is_none() {
-            self.base.changes(target)
-        } else {
-            Vec::new()
+        let together = self.asked_together.as_ref();
+        let is_asked = |name: &str| self.asked.contains(name) || together.is_some_and(|them| them.has(name));
+        // What is asked for is answered whether it has changed or not: if that is nearly all, only the others are looked at.
+        let changes = match together {
+            None => self.base.changes(target),
+            Some(them) if same_set => {
+                let others = them.but.iter();
+                others.map(|name| (name, target.set.slot(name))).collect()
+            }
+            Some(them) => {
+                let others = self.base.set.iter().map(|(name, _)| name);
+                let others = others.filter(|name| !them.has(name));
+                others.map(|name| (name, target.set.slot(name))).collect()
+            }
         };
-        for name in changes {
+        for (name, slot) in changes {
             if self.subscription.contains(name) && !self.known.contains_key(name) && !is_asked(name) {
-                decide(name, target.entry(name), None, false);
+                decide(name, slot, None, false);
             }
         }
         for (name, held) in &self.known {
             if self.subscription.contains(name) && !is_asked(name) {
-                decide(name, target.entry(name), Some(held), false);
+                decide(name, target.set.slot(name), Some(held), false);
             }
         }
         // It is the target's set, or `diff` would have asked singly.
-        let entries = all
-            .into_iter()
-            .flat_map(|all| all.iter().map(move |entry| (all, entry)));
-        let subscribed = entries.filter(|(all, (name, _))| self.subscription.contains_of(all, name));
-        for (_, (name, slot)) in subscribed {
-            let resource = target.snapshot.resource(*slot);
-            let entry = resource.map_or(Entry::Pending, Entry::Resource);
-            decide(name, entry, self.known.get(name), true);
+        if let Some(them) = together {
+            for (name, slot) in them.set.iter() {
+                if self.subscription.contains_of(&them.set, name) && !them.excepts(name) {
+                    decide(name, Some(*slot), self.known.get(name), true);
+                }
+            }
         }
         for name in &self.asked {
-            if all.is_none_or(|all| all.slot(name).is_none()) {
-                decide(name, target.entry(name), self.known.get(name), true);
+            if together.is_none_or(|them| !them.has(name)) {
+                decide(name, target.set.slot(name), self.known.get(name), true);
             }
         }
         diff
@@ -394,7 +378,7 @@ impl Ledger {
 
     /// Whether there is nothing to compare.
     pub(super) fn is_at(&self, target: &Base) -> bool {
-        let asked = !self.asked.is_empty() || self.asked_all.is_some();
+        let asked = !self.asked.is_empty() || self.asked_together.is_some();
         self.base.is(target) && self.known.is_empty() && !asked && self.suspects.is_empty()
     }
 
@@ -404,7 +388,7 @@ impl Ledger {
         let was = std::mem::replace(&mut self.base, target);
         self.known = std::mem::take(&mut diff.known);
         self.asked = std::mem::take(&mut diff.asked);
-        self.asked_all = None;
+        self.asked_together = None;
         let Some(nonce) = nonce else { return };
         self.suspects.pop();
         for resource in &diff.resources {
@@ -462,7 +446,7 @@ impl Ledger {
         singly: bool,
     ) -> Option<Vec<(Arc<str>, Version)>> {
         let sent = self.in_flight.take_if(|sent| sent.nonce == nonce)?;
-        let changed = sent.was.changes(&self.base).into_iter();
+        let changed = sent.was.changes(&self.base).into_iter().map(|(name, _)| name);
         let changed = changed.filter(|name| !self.known.contains_key(*name) && !self.asked.contains(*name));
         let names: BTreeSet<_> = changed
             .chain(&sent.also)

@@ -15,6 +15,7 @@
 //! not sent again unless the protocol demands it; what it rejected is not offered again until it changes; nothing a
 //! proxy sends can panic, and what a stream remembers is bounded by [`Limits`].
 
+mod base;
 mod delta;
 mod ledger;
 mod request;

@@ -9,7 +9,8 @@ use std::sync::Arc;
 
 use super::{
     Due, Limits, Outcome, RESPONSE_BYTES, Rejection, Response, StreamError,
-    ledger::{Base, Diff, Ledger},
+    base::Base,
+    ledger::{Diff, Ledger},
     printable,
 };
 use crate::{

@@ -80,6 +80,20 @@ impl Subscription {
         }
     }
 
+    /// Drops these names, if the names of `set` are what is left then. Returns whether it did.
+    pub(super) fn drop_all_but(&mut self, names: &[&str], set: &Arc<TypeSet>) -> bool {
+        if !(self.added.is_empty() && self.dropped.is_empty()) {
+            return false;
+        }
+        let left = self.shared.all_but(names, set.len());
+        let is_set = left
+            .is_some_and(|left| left.len() == set.len() && left.iter().all(|name| set.slot(name).is_some()));
+        if is_set {
+            self.name_all(set, Vec::new());
+        }
+        is_set
+    }
+
     /// Points to `set` instead of holding names, if they are the same.
     pub(super) fn share(&mut self, set: &Arc<TypeSet>) {
         if Arc::ptr_eq(&self.shared, set) || self.len() != set.len() {

@@ -67,7 +67,7 @@ impl Limits {
     }
 
     /// For ADS: thousands of connections, each with one or two streams that live as long as it does, of peers that ping
-    /// once a minute. When all of them come back at once with large requests, most wait for their turn to be read.
+    /// rarely. When all of them come back at once with large requests, most wait for their turn to be read.
     pub fn ads() -> Self {
         Self {
             connections: 20_000,

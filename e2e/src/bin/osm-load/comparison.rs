@@ -44,12 +44,13 @@ pub(crate) fn judge(phases: &[Phase]) -> Vec<Verdict> {
         phases.iter().find(|phase| phase.name == name)
     };
     let last: Figure = ("last answer", |phase| phase.latency.last);
-    let cpu: Figure = ("CPU", Phase::work);
+    let cpu: Figure = ("CPU beyond idling", Phase::work);
     let peak: Figure = ("memory at its peak", |phase| phase.peak);
+    let all_cpu: Figure = ("CPU", |phase| phase.cpu);
     let resident: Figure = ("memory", |phase| phase.resident);
     let compared: [(&str, &[Figure]); 4] = [
         ("connect, all", &[last, cpu, peak]),
-        ("idle", &[resident]),
+        ("idle", &[all_cpu, resident]),
         ("one endpoint", &[last, cpu]),
         ("restart after SIGKILL", &[last, cpu, peak]),
     ];

@@ -55,7 +55,7 @@ use crate::{
 };
 
 /// How often a sidecar pings its controller on HTTP/2. Envoy adds up to 15 % at random.
-pub const PING: Duration = Duration::from_secs(60);
+pub const PING: Duration = Duration::from_secs(90);
 /// How long it waits for the answer to a ping.
 pub const PONG: Duration = Duration::from_secs(5);
 /// How long the connection is quiet until the sidecar's kernel asks the other one whether it is there. In whole seconds, as

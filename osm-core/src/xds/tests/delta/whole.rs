@@ -40,6 +40,54 @@ fn a_subscription_to_nearly_all_is_to_those_and_no_others() {
 }
 
 #[test]
+fn who_asks_for_the_rest_is_also_told_what_has_changed() {
+    let mut script = Script::new(|world| {
+        for name in ["a", "b", "c", "d"] {
+            world.set(Endpoint, name, 1);
+        }
+    });
+    let first = script.subscribe(Endpoint, &["a", "d"]);
+    assert_eq!(shorts(&first), ["EDS +a +d"]);
+    assert!(script.ack(&first[0]).is_empty());
+    let newer = script.world.set(Endpoint, "a", 2).publish();
+    let request = delta_request(Endpoint, &["c", "b"]);
+    script.stream.on_request(&received(&request), &newer).unwrap();
+    let second = script.stream.next_responses(&newer);
+    assert_eq!(shorts(&second), ["EDS +a +b +c"], "it has d");
+    assert!(script.ack(&second[0]).is_empty());
+    assert_eq!(script.stream.memory(), 0, "its subscription is everyone's");
+}
+
+#[test]
+fn who_drops_the_rest_keeps_what_is_left() {
+    let mut script = Script::new(|world| {
+        for name in ["a", "b", "c", "d"] {
+            world.set(Endpoint, name, 1);
+        }
+    });
+    let first = script.subscribe(Endpoint, &["a", "b", "c", "d"]);
+    assert!(script.ack(&first[0]).is_empty());
+    let newer = script
+        .world
+        .remove(Endpoint, "b")
+        .remove(Endpoint, "c")
+        .remove(Endpoint, "d")
+        .publish();
+    let request = DeltaDiscoveryRequest {
+        resource_names_unsubscribe: ["d", "b", "c"].map(str::to_owned).into(),
+        ..delta_request(Endpoint, &[])
+    };
+    script.stream.on_request(&received(&request), &newer).unwrap();
+    assert!(
+        script.stream.next_responses(&newer).is_empty(),
+        "nobody wants to know"
+    );
+    assert_eq!(script.stream.memory(), 0);
+    let newest = script.world.set(Endpoint, "a", 2).set(Endpoint, "b", 2).publish();
+    assert_eq!(shorts(&script.stream.next_responses(&newest)), ["EDS +a"]);
+}
+
+#[test]
 fn what_is_large_waits_and_so_does_what_must_come_after_it() {
     let mut script = Script::synced(|world| {
         world
