@@ -14,7 +14,7 @@ use crate::{
 };
 
 /// The SDS resource of a validation context. It names nobody: it must not be used but together with the names that a
-/// cluster or a filter chain demands ([`super::tls`]).
+/// cluster or a filter chain demands (`tls`).
 pub fn validation_context(context: &ValidationContext) -> Secret {
     let validation = CertificateValidationContext {
         trusted_ca: Some(inline(&context.roots)),
