@@ -4,7 +4,7 @@
 
 use std::{cmp::Ordering, sync::Arc};
 
-use crate::resource::{Resource, Slot, Snapshot, TypeSet};
+use crate::resource::{Resource, Slot, Snapshot, TypeSet, TypeSetEntry};
 
 /// One kind's resources in one snapshot.
 #[derive(Clone, Debug, Default)]
@@ -20,6 +20,26 @@ pub(super) enum Entry<'a> {
     /// It exists but is not known yet, such as a certificate that is being issued.
     Pending,
     Absent,
+}
+
+/// A name whose entries may differ between two bases, and its slots in both.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Change<'a> {
+    pub(super) name: &'a Arc<str>,
+    pub(super) before: Option<Slot>,
+    pub(super) after: Option<Slot>,
+}
+
+impl<'a> Change<'a> {
+    /// Of a name that keeps its slot.
+    fn within((name, slot): &'a TypeSetEntry) -> Self {
+        let slot = Some(*slot);
+        Self {
+            name,
+            before: slot,
+            after: slot,
+        }
+    }
 }
 
 impl Base {
@@ -39,8 +59,8 @@ impl Base {
             .map_or(Entry::Pending, Entry::Resource)
     }
 
-    /// The names whose entries may differ between two bases, ordered, each with its slot in the newer one.
-    pub(super) fn changes<'a>(&'a self, newer: &'a Self) -> Vec<(&'a Arc<str>, Option<Slot>)> {
+    /// What may differ between two bases, ordered by name.
+    pub(super) fn changes<'a>(&'a self, newer: &'a Self) -> Vec<Change<'a>> {
         if self.is(newer) {
             return Vec::new();
         }
@@ -57,25 +77,24 @@ impl Base {
             let slots = newer.snapshot.changed_since(&self.snapshot);
             let slots: Option<Vec<_>> = slots.map(|slots| slots.take(most + 1).collect());
             if let Some(slots) = slots.filter(|slots| slots.len() <= most) {
-                let mut names: Vec<_> = slots
+                let mut changes: Vec<_> = slots
                     .into_iter()
                     .filter_map(|slot| {
                         let (old, new) = (resource(self, slot), resource(newer, slot));
-                        let (name, known) =
-                            newer.set.get(new.or(old)?.name()).map(|(name, at)| (name, *at))?;
-                        (known == slot && !same(old, new)).then_some((name, Some(slot)))
+                        let entry = newer.set.get(new.or(old)?.name())?;
+                        (entry.1 == slot && !same(old, new)).then_some(Change::within(entry))
                     })
                     .collect();
-                names.sort();
-                names.dedup();
-                return names;
+                changes.sort();
+                changes.dedup();
+                return changes;
             }
             let changed = |slot: Slot| !same(resource(self, slot), resource(newer, slot));
             let entries = newer.set.iter().filter(|(_, slot)| changed(*slot));
-            return entries.map(|(name, slot)| (name, Some(*slot))).collect();
+            return entries.map(Change::within).collect();
         }
         let (mut old, mut new) = (self.set.iter().peekable(), newer.set.iter().peekable());
-        let mut names = Vec::new();
+        let mut changes = Vec::new();
         loop {
             let order = match (old.peek(), new.peek()) {
                 (Some(a), Some(b)) if Arc::ptr_eq(&a.0, &b.0) => Ordering::Equal,
@@ -88,11 +107,13 @@ impl Base {
             let after = new.next_if(|_| order != Ordering::Less);
             match (before, after) {
                 (Some(before), Some(after)) if same(resource(self, before.1), resource(newer, after.1)) => {}
-                (_, Some((name, slot))) => names.push((name, Some(*slot))),
-                (Some((name, _)), None) => names.push((name, None)),
-                (None, None) => {}
+                _ => changes.extend(after.or(before).map(|(name, _)| Change {
+                    name,
+                    before: before.map(|(_, slot)| *slot),
+                    after: after.map(|(_, slot)| *slot),
+                })),
             }
         }
-        names
+        changes
     }
 }

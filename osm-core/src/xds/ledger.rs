@@ -9,7 +9,7 @@ use std::{
 };
 
 use super::{
-    base::{Base, Entry},
+    base::{Base, Change, Entry},
     request::Reported,
     subscription::Subscription,
 };
@@ -40,6 +40,25 @@ pub(super) struct Diff {
     asked: BTreeSet<Arc<str>>,
     /// More could be sent now, had there been room.
     pub(super) more: bool,
+    /// All that is left to do is to remove, later: not to be committed.
+    pub(super) waits: bool,
+}
+
+/// What a proxy keeps of a name for now.
+enum Kept<'a> {
+    Held(&'a Held),
+    Resource(&'a Arc<Resource>),
+    Nothing,
+}
+
+impl Kept<'_> {
+    fn to_held(&self) -> Held {
+        match *self {
+            Self::Held(held) => held.clone(),
+            Self::Resource(resource) => Held::Resource(resource.clone()),
+            Self::Nothing => Held::Nothing,
+        }
+    }
 }
 
 impl Diff {
@@ -276,27 +295,30 @@ impl Ledger {
         self.compare(target, removals, room)
     }
 
-    fn compare(&self, target: &Base, removals: bool, room: usize) -> Diff {
+    fn compare<'a>(&'a self, target: &'a Base, removals: bool, room: usize) -> Diff {
         let mut diff = Diff::default();
         let mut bytes = 0;
         let group = self.suspects.last();
         let same_set = Arc::ptr_eq(&self.base.set, &target.set);
-        // `slot` is the name's in the target's set.
-        let mut decide = |name: &Arc<str>, slot: Option<Slot>, held: Option<&Held>, asked: bool| {
-            let entry = target.at(slot);
-            let before = if same_set {
-                self.base.at(slot)
-            } else {
-                self.base.entry(name)
-            };
+        // The slots of a name whose slot in the target's set is known.
+        let slots = |name: &'a Arc<str>, after: Option<Slot>| Change {
+            name,
+            before: if same_set { after } else { self.base.set.slot(name) },
+            after,
+        };
+        // A list, as thousands may wait to be removed: a map is not made before it is known to be needed.
+        let (mut kept, mut waiting) = (Vec::new(), 0);
+        let mut decide = |change: Change<'a>, held: Option<&'a Held>, asked: bool| {
+            let name = change.name;
+            let (before, entry) = (self.base.at(change.before), target.at(change.after));
             let allowed = asked || group.is_none_or(|group| group.contains(name));
-            let keep = |diff: &mut Diff, held: Option<&Held>| {
+            let mut keep = |diff: &mut Diff| {
                 let held = match (held, before) {
-                    (Some(held), _) => held.clone(),
-                    (None, Entry::Resource(resource)) => Held::Resource(resource.clone()),
-                    (None, _) => Held::Nothing,
+                    (Some(held), _) => Kept::Held(held),
+                    (None, Entry::Resource(resource)) => Kept::Resource(resource),
+                    (None, _) => Kept::Nothing,
                 };
-                diff.known.insert(name.clone(), held);
+                kept.push((name, held));
                 if asked {
                     diff.asked.insert(name.clone());
                 }
@@ -319,59 +341,64 @@ impl Ledger {
                     }
                     let parked = !asked && self.parked.get(name) == Some(&resource.version());
                     if parked || !allowed {
-                        keep(&mut diff, held);
+                        keep(&mut diff);
                     } else if bytes >= room {
                         diff.more = true;
-                        keep(&mut diff, held);
+                        keep(&mut diff);
                     } else {
                         bytes += resource.encoded().len();
                         diff.resources.push(resource.clone());
                     }
                 }
-                Entry::Pending if has_any || asked => keep(&mut diff, held),
+                Entry::Pending if has_any || asked => keep(&mut diff),
                 Entry::Pending => {}
                 Entry::Absent if asked || (has_any && removals) => diff.removed.push(name.clone()),
-                Entry::Absent if has_any => keep(&mut diff, held),
+                Entry::Absent if has_any => {
+                    waiting += 1;
+                    keep(&mut diff);
+                }
                 Entry::Absent => {}
             }
         };
         let together = self.asked_together.as_ref();
         let is_asked = |name: &str| self.asked.contains(name) || together.is_some_and(|them| them.has(name));
-        // What is asked for is answered whether it has changed or not: if that is nearly all, only the others are looked at.
+        // What is asked for is answered whether it has changed or not. If that is nearly all of a set, only the others can have
+        // changed: the subscription is to names of the set alone, and what came to it since is asked for singly.
         let changes = match together {
             None => self.base.changes(target),
-            Some(them) if same_set => {
-                let others = them.but.iter();
-                others.map(|name| (name, target.set.slot(name))).collect()
-            }
             Some(them) => {
-                let others = self.base.set.iter().map(|(name, _)| name);
-                let others = others.filter(|name| !them.has(name));
-                others.map(|name| (name, target.set.slot(name))).collect()
+                let others = them.but.iter();
+                others.map(|name| slots(name, target.set.slot(name))).collect()
             }
         };
-        for (name, slot) in changes {
+        for change in changes {
+            let name = change.name;
             if self.subscription.contains(name) && !self.known.contains_key(name) && !is_asked(name) {
-                decide(name, slot, None, false);
+                decide(change, None, false);
             }
         }
         for (name, held) in &self.known {
             if self.subscription.contains(name) && !is_asked(name) {
-                decide(name, target.set.slot(name), Some(held), false);
+                decide(slots(name, target.set.slot(name)), Some(held), false);
             }
         }
         // It is the target's set, or `diff` would have asked singly.
         if let Some(them) = together {
             for (name, slot) in them.set.iter() {
                 if self.subscription.contains_of(&them.set, name) && !them.excepts(name) {
-                    decide(name, Some(*slot), self.known.get(name), true);
+                    decide(slots(name, Some(*slot)), self.known.get(name), true);
                 }
             }
         }
         for name in &self.asked {
             if together.is_none_or(|them| !them.has(name)) {
-                decide(name, target.set.slot(name), self.known.get(name), true);
+                decide(slots(name, target.set.slot(name)), self.known.get(name), true);
             }
+        }
+        diff.waits = diff.is_empty() && waiting > 0 && waiting == kept.len() && !self.owes_answer;
+        if !diff.waits {
+            let held = kept.iter().map(|(name, kept)| ((*name).clone(), kept.to_held()));
+            diff.known = held.collect();
         }
         diff
     }
@@ -446,7 +473,7 @@ impl Ledger {
         singly: bool,
     ) -> Option<Vec<(Arc<str>, Version)>> {
         let sent = self.in_flight.take_if(|sent| sent.nonce == nonce)?;
-        let changed = sent.was.changes(&self.base).into_iter().map(|(name, _)| name);
+        let changed = sent.was.changes(&self.base).into_iter().map(|change| change.name);
         let changed = changed.filter(|name| !self.known.contains_key(*name) && !self.asked.contains(*name));
         let names: BTreeSet<_> = changed
             .chain(&sent.also)

@@ -269,7 +269,11 @@ impl Session {
         // Without a whole, state-of-the-world has no words for what does not exist.
         let silent = state && !whole && diff.resources.is_empty();
         if (diff.is_empty() && !ledger.owes_answer) || silent {
-            ledger.commit(target.clone(), &mut diff, None);
+            // What only waits to be removed is found again when it may be. Noting it name by name would cost thousands of
+            // notes, for thousands of proxies at once, that are thrown away a moment later.
+            if !diff.waits {
+                ledger.commit(target.clone(), &mut diff, None);
+            }
             ledger.find(target, removals, 0);
             return true;
         }

@@ -59,6 +59,18 @@ fn who_asks_for_the_rest_is_also_told_what_has_changed() {
 }
 
 #[test]
+fn who_asks_for_the_rest_is_also_told_what_has_come() {
+    let mut script = Script::new(|_| {});
+    let first = script.subscribe(Endpoint, &["a"]);
+    assert_eq!(shorts(&first), ["EDS -a"]);
+    assert!(script.ack(&first[0]).is_empty());
+    let newer = script.world.set(Endpoint, "a", 1).set(Endpoint, "b", 1).publish();
+    let request = delta_request(Endpoint, &["b"]);
+    script.stream.on_request(&received(&request), &newer).unwrap();
+    assert_eq!(shorts(&script.stream.next_responses(&newer)), ["EDS +a +b"]);
+}
+
+#[test]
 fn who_drops_the_rest_keeps_what_is_left() {
     let mut script = Script::new(|world| {
         for name in ["a", "b", "c", "d"] {
