@@ -89,6 +89,13 @@ struct Together {
 }
 
 impl Together {
+    fn all(set: &Arc<TypeSet>, but: Vec<Arc<str>>) -> Box<Self> {
+        Box::new(Self {
+            set: set.clone(),
+            but: but.into(),
+        })
+    }
+
     fn excepts(&self, name: &str) -> bool {
         self.but
             .binary_search_by(|other| other.as_ref().cmp(name))
@@ -106,8 +113,8 @@ pub(super) struct Ledger {
     base: Base,
     known: BTreeMap<Arc<str>, Held>,
     asked: BTreeSet<Arc<str>>,
-    /// Asked for, too.
-    asked_together: Option<Together>,
+    /// Asked for, too. Rarely anything.
+    asked_together: Option<Box<Together>>,
     parked: BTreeMap<Arc<str>, Version>,
     /// Groups of resources that were rejected together, to be offered apart: one bad one must not hold up the others.
     suspects: Vec<Box<[Arc<str>]>>,
@@ -221,10 +228,7 @@ impl Ledger {
     /// Subscribes to the names of a set but for those `missing`, and notes that all must be answered if `ask`.
     pub(super) fn subscribe_whole(&mut self, set: &Arc<TypeSet>, missing: Vec<Arc<str>>, ask: bool) {
         self.subscription.name_all(set, missing);
-        self.asked_together = ask.then(|| Together {
-            set: set.clone(),
-            but: Box::default(),
-        });
+        self.asked_together = ask.then(|| Together::all(set, Vec::new()));
     }
 
     /// Subscribes to the names of a set but for those `unnamed`, of which some were subscribed to before, and notes that the
@@ -238,10 +242,7 @@ impl Ledger {
         }
         self.ask_singly_unless(None);
         self.subscription.name_all(set, missing);
-        self.asked_together = Some(Together {
-            set: set.clone(),
-            but: unnamed.into(),
-        });
+        self.asked_together = Some(Together::all(set, unnamed));
         true
     }
 
