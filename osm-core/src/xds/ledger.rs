@@ -301,8 +301,8 @@ impl Ledger {
         let mut bytes = 0;
         let group = self.suspects.last();
         let same_set = Arc::ptr_eq(&self.base.set, &target.set);
-        // The slots of a name whose slot in the target's set is known.
-        let slots = |name: &'a Arc<str>, after: Option<Slot>| Change {
+        // The target's slot is known to whoever asks; the base's is looked up only where it may be another.
+        let change = |name: &'a Arc<str>, after: Option<Slot>| Change {
             name,
             before: if same_set { after } else { self.base.set.slot(name) },
             after,
@@ -369,31 +369,31 @@ impl Ledger {
             None => self.base.changes(target),
             Some(them) => {
                 let others = them.but.iter();
-                others.map(|name| slots(name, target.set.slot(name))).collect()
+                others.map(|name| change(name, target.set.slot(name))).collect()
             }
         };
-        for change in changes {
-            let name = change.name;
+        for changed in changes {
+            let name = changed.name;
             if self.subscription.contains(name) && !self.known.contains_key(name) && !is_asked(name) {
-                decide(change, None, false);
+                decide(changed, None, false);
             }
         }
         for (name, held) in &self.known {
             if self.subscription.contains(name) && !is_asked(name) {
-                decide(slots(name, target.set.slot(name)), Some(held), false);
+                decide(change(name, target.set.slot(name)), Some(held), false);
             }
         }
         // It is the target's set, or `diff` would have asked singly.
         if let Some(them) = together {
             for (name, slot) in them.set.iter() {
                 if self.subscription.contains_of(&them.set, name) && !them.excepts(name) {
-                    decide(slots(name, Some(*slot)), self.known.get(name), true);
+                    decide(change(name, Some(*slot)), self.known.get(name), true);
                 }
             }
         }
         for name in &self.asked {
             if together.is_none_or(|them| !them.has(name)) {
-                decide(slots(name, target.set.slot(name)), self.known.get(name), true);
+                decide(change(name, target.set.slot(name)), self.known.get(name), true);
             }
         }
         diff.waits = diff.is_empty() && waiting > 0 && waiting == kept.len() && !self.owes_answer;
