@@ -3,6 +3,7 @@
 pub(crate) mod certificate;
 pub(crate) mod check;
 pub(crate) mod completion;
+pub(crate) mod confirm;
 pub(crate) mod env;
 pub(crate) mod install;
 pub(crate) mod mesh;

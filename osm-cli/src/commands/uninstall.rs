@@ -1,6 +1,5 @@
 //! `osm uninstall mesh`.
 
-use std::io::{BufRead, Write};
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, bail};
@@ -18,7 +17,7 @@ use serde::de::DeserializeOwned;
 
 use crate::chart::Chart;
 use crate::cluster::{Cluster, Mesh};
-use crate::commands::namespace;
+use crate::commands::{confirm::confirm, namespace};
 use crate::helm::Helm;
 use crate::progress::Step;
 use crate::rollout::wait_for_deletion;
@@ -26,8 +25,6 @@ use crate::{DEFAULT_CA_SECRET, Global, crds, mesh_name};
 
 /// How long the control plane's pods may take to go.
 const GONE: Duration = Duration::from_secs(120);
-/// How often an answer that is neither yes nor no is asked for again.
-const TRIES: usize = 3;
 
 /// Uninstalls a mesh.
 #[derive(Debug, Args)]
@@ -66,7 +63,7 @@ impl Uninstall {
                 "Uninstall OSM [mesh name: {}] in namespace [{}] ? [y/n]: ",
                 mesh.name, mesh.namespace
             );
-            if self.force || confirm(&question, &mut std::io::stdin().lock())? {
+            if self.force || confirm(&question, "--force", &mut std::io::stdin().lock())? {
                 self.uninstall(&helm, &cluster, mesh).await?;
             }
         }
@@ -213,41 +210,5 @@ where
         Ok(_) => Ok(true),
         Err(kube::Error::Api(status)) if status.code == 404 => Ok(false),
         Err(error) => Err(anyhow!(error)).with_context(|| format!("Found but failed to delete {name}")),
-    }
-}
-
-/// Asks a question until it is answered.
-pub(crate) fn confirm(question: &str, input: &mut impl BufRead) -> Result<bool> {
-    for _ in 0..TRIES {
-        print!("{question}");
-        std::io::stdout().flush()?;
-        let mut answer = String::new();
-        if input.read_line(&mut answer)? == 0 {
-            bail!("Nobody answered: confirm with --force");
-        }
-        match answer.trim().to_lowercase().as_str() {
-            "y" | "yes" => return Ok(true),
-            "n" | "no" => return Ok(false),
-            _ => println!("Invalid input."),
-        }
-    }
-    bail!("No answer was y or n: nothing is uninstalled")
-}
-
-#[cfg(test)]
-mod tests {
-    use super::confirm;
-
-    #[test]
-    fn only_yes_confirms() {
-        for (input, expected) in [
-            ("y\n", Some(true)),
-            ("what\nYes\n", Some(true)),
-            ("n\n", Some(false)),
-            ("", None),
-            ("a\nb\nc\n", None),
-        ] {
-            assert_eq!(confirm("?", &mut input.as_bytes()).ok(), expected, "{input:?}");
-        }
     }
 }

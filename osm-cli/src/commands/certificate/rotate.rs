@@ -20,7 +20,7 @@ use serde_json::json;
 
 use super::state::{State, api};
 use crate::cluster::{Cluster, Mesh, chain};
-use crate::commands::uninstall::confirm;
+use crate::commands::confirm::confirm;
 use crate::progress::Step;
 use crate::{DEFAULT_MESH, Global, duration, mesh_name};
 
@@ -82,7 +82,7 @@ impl Rotate {
         };
         let wanted = self.target(&rotation, &state).await?;
         let question = format!("Rotate the root of mesh [{}] to {} ? [y/n]: ", mesh.name, wanted);
-        if !self.accept && !confirm(&question, &mut std::io::stdin().lock())? {
+        if !self.accept && !confirm(&question, "--accept", &mut std::io::stdin().lock())? {
             return Ok(());
         }
         rotation.run(&wanted).await?;
