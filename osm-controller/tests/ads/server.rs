@@ -80,7 +80,9 @@ impl Server {
     }
 
     pub(crate) async fn start_with(pki: &Pki, mesh: &Mesh, settings: Settings) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        // Not 127.0.0.1, from which all else here connects: a server that is to come back at its address would now and then
+        // find its port taken.
+        let listener = TcpListener::bind("127.0.92.1:0").await.unwrap();
         Self::over(listener, pki, mesh, settings).await
     }
 
